@@ -1,0 +1,98 @@
+"""Checkpoints: a folder per step with a manifest of hashes; knows no holder's format.
+
+A checkpoint is written under a temporary name, flushed and renamed, so a folder with its final name is
+complete. It is an ordinary Hugging Face folder with a few files more.
+"""
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from longthink import storage
+from longthink.errors import CheckpointError
+
+__all__ = ["Holder", "checkpoint_path", "latest", "prune", "save_checkpoint", "verify"]
+
+MANIFEST = "manifest.json"
+
+
+class Holder(Protocol):
+    """Something with state; `load` is its own affair because loading takes different arguments."""
+
+    def save(self, folder: Path) -> None: ...
+
+
+def checkpoint_path(run: Path, step: int) -> Path:
+    """Where the checkpoint after `step` lies.
+
+    >>> checkpoint_path(Path("run"), 20).as_posix()
+    'run/checkpoints/step_000020'
+    """
+    return run / "checkpoints" / f"step_{step:06d}"
+
+
+def save_checkpoint(
+    run: Path, step: int, holders: Iterable[Holder], side_files: Mapping[str, bytes], facts: Mapping[str, Any]
+) -> Path:
+    """Write one checkpoint; it appears whole or not at all. `facts` go into the manifest (run, step, parent …)."""
+    final = checkpoint_path(run, step)
+    temporary = final.with_name(f".{final.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    for name, data in side_files.items():
+        storage.write_bytes(temporary / name, data)
+    for holder in holders:
+        holder.save(temporary)
+    hashes = {p.name: storage.file_hash(p) for p in sorted(temporary.iterdir())}
+    manifest = {"longthink": 1, "step": step, **facts, "files": hashes}
+    storage.write_bytes(temporary / MANIFEST, json.dumps(manifest, indent=2).encode())
+    storage.commit_folder(temporary, final)
+    return final
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """The manifest of a sound checkpoint. Raises: CheckpointError saying what is torn, missing or foreign."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise CheckpointError(f"{folder}: no {MANIFEST}: not a longthink checkpoint")
+    try:
+        manifest = json.loads(path.read_text())
+        hashes = manifest["files"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as e:
+        raise CheckpointError(f"{path}: unreadable manifest ({type(e).__name__}: {e})") from None
+    for name, expected in hashes.items():
+        file = folder / name
+        if not file.is_file():
+            raise CheckpointError(f"{folder}: {name} is missing")
+        if storage.file_hash(file) != expected:
+            raise CheckpointError(f"{folder}: {name} is torn or changed (its hash differs from the manifest's)")
+    return dict(manifest)
+
+
+def latest(run: Path, run_id: str) -> tuple[Path, dict[str, Any], list[str]] | None:
+    """The newest sound checkpoint of this run, its manifest, and why newer ones were refused."""
+    refused: list[str] = []
+    for folder in sorted((run / "checkpoints").glob("step_*"), reverse=True):
+        try:
+            manifest = verify(folder)
+        except CheckpointError as e:
+            refused.append(str(e))
+            continue
+        if manifest.get("run_id") != run_id:
+            refused.append(f"{folder}: belongs to run {manifest.get('run_id')!r}, this is {run_id!r}")
+            continue
+        return folder, manifest, refused
+    return None if not refused else _none_left(run, refused)
+
+
+def _none_left(run: Path, refused: list[str]) -> None:
+    raise CheckpointError(f"{run}: no checkpoint can be used:\n" + "\n".join(f"  {line}" for line in refused))
+
+
+def prune(run: Path, keep: set[int]) -> None:
+    """Delete the checkpoints of all steps but these. A deletion that is interrupted leaves a torn folder, later refused."""
+    for folder in (run / "checkpoints").glob("step_*"):
+        if int(folder.name.removeprefix("step_")) not in keep:
+            shutil.rmtree(folder)

@@ -1,0 +1,290 @@
+"""Replicas on one machine: each process holds a learner and a sampler; the work of a step is shared among them.
+
+No algorithm lives here. Rank 0 is the caller's own process; the others are started at once and answer calls
+over pipes. Every rank makes the same calls in the same order and takes the same optimizer steps, so weights
+are copied nowhere: the replicas stay bitwise equal.
+"""
+
+import ctypes
+import signal
+import traceback
+from collections.abc import Iterator
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.multiprocessing as multiprocessing
+from torch import Tensor
+
+from longthink.engines.base import Engine
+from longthink.engines.embedded import EmbeddedEngine
+from longthink.engines.teacher import TeacherEngine
+from longthink.errors import EngineError, LearnerError, LongthinkError
+from longthink.folder import ModelFolder
+from longthink.learners.local import LocalLearner
+from longthink.machine import keep_memory
+from longthink.metrics import Sums
+from longthink.part import load_part
+from longthink.recipe import LossSettings, Recipe
+from longthink.tasks.base import Task
+from longthink.types import Batch, Request, Rollout, RolloutId
+
+__all__ = ["LocalCluster"]
+
+PR_SET_PDEATHSIG = 1
+
+
+class _SharedSum:
+    """Adds gradients across ranks through shared memory, in rank order, so every rank gets the same bits."""
+
+    def __init__(self, world: int, size: int, context: Any) -> None:
+        self.slots = torch.zeros(world, size).share_memory_()
+        self.barrier = context.Barrier(world)
+
+    def reducer(self, rank: int) -> Any:
+        def reduce(gradients: list[Tensor]) -> None:
+            torch._foreach_copy_(list(self._views(self.slots[rank], gradients)), gradients)
+            self.barrier.wait()
+            total = self.slots.sum(dim=0)
+            self.barrier.wait()
+            torch._foreach_copy_(gradients, list(self._views(total, gradients)))
+
+        return reduce
+
+    @staticmethod
+    def _views(flat: Tensor, like: list[Tensor]) -> Iterator[Tensor]:
+        start = 0
+        for t in like:
+            yield flat[start : start + t.numel()].view_as(t)
+            start += t.numel()
+
+
+class _Rank:
+    """One replica: its learner, its sampler and the calls a step makes on them."""
+
+    def __init__(self, recipe: Recipe, rank: int, shared: _SharedSum | None) -> None:
+        torch.set_num_threads(recipe.model.threads)
+        keep_memory()
+        folder = ModelFolder(recipe.model.path)
+        dtype, device = getattr(torch, recipe.model.dtype), recipe.model.device
+        self.version = 0
+        self.shared = shared
+        self.learner = LocalLearner(
+            folder.decoder(),
+            recipe.learner,
+            dtype=dtype,
+            device=device,
+            rank=rank,
+            world=recipe.model.processes,
+            reduce=shared.reducer(rank) if shared else None,
+        )
+        sampler = EmbeddedEngine(
+            dtype=dtype,
+            stop_ids=folder.tokenizer.stop_ids,
+            device=device,
+            max_rows=recipe.engine.max_rows,
+            cache_gb=recipe.engine.cache_gb,
+        )
+        self.sampler: Engine = sampler
+        self.source: Engine = sampler
+        if recipe.engine.kind == "teacher":
+            self.source = TeacherEngine(load_part(Task, recipe.task), folder.tokenizer)
+        self.sync(0)
+
+    def sync(self, version: int) -> None:
+        """Make the sampler use the learner's weights, under this version number."""
+        self.version = version
+        self.sampler.load(self.learner.decoder, version)
+
+    def engine(self, evaluating: bool) -> Engine:
+        """The sampler for evaluation; for training what the recipe names."""
+        return self.sampler if evaluating else self.source
+
+    def update(self, batch: Batch, loss: LossSettings, temperature: float, lr: float) -> Sums:
+        return self.learner.update(batch, loss, temperature, lr).settle()
+
+    def logprobs(self, batch: Batch, loss: LossSettings, temperature: float) -> Batch:
+        return self.learner.logprobs(batch, loss, temperature)
+
+    def load(self, folder: Path, optimizer: bool) -> None:
+        self.learner.load(folder, optimizer=optimizer)
+
+    def freeze_reference(self) -> None:
+        self.learner.freeze_reference()
+
+    def reset_optimizer(self) -> None:
+        self.learner.reset_optimizer()
+
+
+def _serve(connection: Connection, recipe: Recipe, rank: int, shared: _SharedSum) -> None:
+    """A peer's life: answer calls until the caller goes away."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    me: _Rank | None = None
+    while True:
+        try:
+            name, args = connection.recv()
+        except EOFError:
+            return
+        try:
+            if name == "start":
+                me = _Rank(recipe, rank, shared)
+                connection.send(("done", None))
+            elif name == "sample":
+                assert me is not None
+                evaluating, requests = args
+                engine = me.engine(evaluating)
+                for request in requests:
+                    engine.submit(request)
+                for rollout in engine.finished():
+                    connection.send(("rollout", rollout))
+                connection.send(("done", None))
+            else:
+                connection.send(("done", getattr(me, name)(*args)))
+        except LongthinkError as e:
+            connection.send(("refused", e))
+        except Exception:  # the boundary of a process: the caller gets the whole story
+            shared.barrier.abort()
+            connection.send(("failed", traceback.format_exc()))
+
+
+class LocalCluster:
+    """The ranks as one engine and one learner. A recipe with one process starts no other."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.world = recipe.model.processes
+        self._peers: list[tuple[Any, Connection]] = []
+        self._waiting: list[Request] = []
+        self.evaluating = False
+        shared = None
+        if self.world > 1:
+            context = multiprocessing.get_context("spawn")
+            size = sum(p.numel() for p in ModelFolder(recipe.model.path).decoder().parameters())
+            shared = _SharedSum(self.world, size, context)
+            for rank in range(1, self.world):
+                mine, theirs = context.Pipe()
+                process = context.Process(target=_serve, args=(theirs, recipe, rank, shared), daemon=True)
+                process.start()
+                theirs.close()
+                self._peers.append((process, mine))
+        self._send("start")
+        self._me = _Rank(recipe, 0, shared)
+        self._gather()
+        self.learner = self._me.learner
+
+    # -- calls --------------------------------------------------------------------------------------------------
+
+    def _send(self, name: str, *args: Any) -> None:
+        for rank, (_, connection) in enumerate(self._peers, 1):
+            try:
+                connection.send((name, args))
+            except (BrokenPipeError, OSError):
+                raise EngineError(f"replica {rank} is gone (killed?); start again with --resume") from None
+
+    def _receive(self, rank: int, connection: Connection) -> tuple[str, Any]:
+        try:
+            kind, value = connection.recv()
+        except (EOFError, OSError):
+            raise EngineError(f"replica {rank} died (out of memory?); start again with --resume, or fewer model.processes") from None
+        if kind == "refused":
+            raise value
+        if kind == "failed":
+            raise EngineError(f"replica {rank} failed:\n{value}")
+        return kind, value
+
+    def _gather(self) -> list[Any]:
+        return [self._receive(rank, connection)[1] for rank, (_, connection) in enumerate(self._peers, 1)]
+
+    def _call(self, name: str, *args: Any) -> list[Any]:
+        """Every rank's answer, in rank order."""
+        self._send(name, *args)
+        try:
+            mine = getattr(self._me, name)(*args)
+        except LearnerError:
+            raise
+        except Exception:
+            self._gather()  # a peer's own story explains a broken barrier better than ours
+            raise
+        return [mine, *self._gather()]
+
+    def close(self) -> None:
+        """End the peers."""
+        for process, connection in self._peers:
+            connection.close()
+            process.join(timeout=5)
+            if process.is_alive():
+                process.kill()
+                process.join()
+        self._peers = []
+
+    # -- the learner's side -------------------------------------------------------------------------------------
+
+    def logprobs(self, batch: Batch, loss: LossSettings, temperature: float) -> Batch:
+        """The batch with the log-probs its loss needs (longthink/learners/local.py)."""
+        return self._me.logprobs(batch, loss, temperature)
+
+    def update(self, batch: Batch, loss: LossSettings, temperature: float, lr: float) -> Sums:
+        """Take the updates of a batch on every rank; the metrics of all."""
+        first, *others = self._call("update", batch, loss, temperature, lr)
+        for sums in others:
+            first.merge(sums)
+        return first  # type: ignore[no-any-return]
+
+    def sync(self, version: int) -> None:
+        """Sample from the learner's weights from now on, under this version."""
+        self._call("sync", version)
+
+    def load(self, folder: Path, *, optimizer: bool) -> None:
+        """Load weights, and with `optimizer` the whole learner, from a checkpoint on every rank."""
+        self._call("load", folder, optimizer)
+
+    def freeze_reference(self) -> None:
+        self._call("freeze_reference")
+
+    def reset_optimizer(self) -> None:
+        self._call("reset_optimizer")
+
+    def save(self, folder: Path) -> None:
+        self.learner.save(folder)
+
+    # -- the engine's side --------------------------------------------------------------------------------------
+
+    def submit(self, request: Request) -> None:
+        self._waiting.append(request)
+
+    def abort(self, id: RolloutId) -> Rollout:
+        for index, request in enumerate(self._waiting):
+            if request.id == id:
+                return EmbeddedEngine.ended(self._waiting.pop(index), "aborted", request.segments)
+        return self._me.engine(self.evaluating).abort(id)
+
+    def finished(self) -> Iterator[Rollout]:
+        """All ranks' rollouts as they end, round by round.
+
+        A request submitted while a round runs joins the next one: what a rank samples side by side then never
+        depends on timing. A group's requests share a rank.
+        """
+        while self._waiting:
+            requests, self._waiting = self._waiting, []
+            for rank, (_, connection) in enumerate(self._peers, 1):
+                connection.send(("sample", (self.evaluating, [r for r in requests if r.id.group % self.world == rank])))
+            engine = self._me.engine(self.evaluating)
+            for request in requests:
+                if request.id.group % self.world == 0:
+                    engine.submit(request)
+            open_ranks = {connection: rank for rank, (_, connection) in enumerate(self._peers, 1)}
+            for rollout in engine.finished():
+                yield rollout
+                yield from self._arrived(open_ranks, timeout=0)
+            while open_ranks:
+                yield from self._arrived(open_ranks, timeout=None)
+
+    def _arrived(self, open_ranks: dict[Connection, int], timeout: float | None) -> Iterator[Rollout]:
+        for connection in wait(list(open_ranks), timeout) if open_ranks else []:
+            assert isinstance(connection, Connection)
+            kind, value = self._receive(open_ranks[connection], connection)
+            if kind == "done":
+                del open_ranks[connection]
+            else:
+                yield value

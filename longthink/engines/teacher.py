@@ -1,0 +1,42 @@
+"""An engine whose rollouts are a task's own traces: supervised fine-tuning is the loop with this engine."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from longthink.engines.embedded import EmbeddedEngine
+from longthink.errors import EngineError
+from longthink.folder import Tokenizer
+from longthink.model import Decoder
+from longthink.tasks.base import Task
+from longthink.types import Request, Rollout, RolloutId, Segment
+
+__all__ = ["TeacherEngine"]
+
+
+class TeacherEngine:
+    """Answers a request with the task's trace for it, cut at `max_tokens`. Log-probs are absent: use loss.kind = "nll"."""
+
+    def __init__(self, task: Task, tokenizer: Tokenizer) -> None:
+        self.task, self.tokenizer = task, tokenizer
+        self._end = min(tokenizer.stop_ids)
+        self._waiting: dict[RolloutId, Request] = {}
+
+    def load(self, decoder: Decoder, version: int) -> None:
+        """A teacher has no weights."""
+
+    def submit(self, request: Request) -> None:
+        self._waiting[request.id] = request
+
+    def abort(self, id: RolloutId) -> Rollout:
+        if id not in self._waiting:
+            raise EngineError(f"rollout {tuple(id)} is not running")
+        return EmbeddedEngine.ended(self._waiting.pop(id), "aborted", ())
+
+    def finished(self) -> Iterator[Rollout]:
+        while self._waiting:
+            request = self._waiting.pop(min(self._waiting))
+            text = self.task.trace(request.problem, request.id.sample)
+            ids = np.append(self.tokenizer.encode(text), self._end)
+            kept = ids[: request.max_tokens]
+            yield EmbeddedEngine.ended(request, "stop" if len(kept) == len(ids) else "length", (Segment("policy", kept),))

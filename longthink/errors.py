@@ -1,0 +1,63 @@
+"""The error tree. Every message says what went wrong, what was got, what was expected and where to fix it.
+
+    LongthinkError
+    ├── RecipeError       a recipe, an override or a command-line argument is wrong: nothing has started
+    ├── TaskError         a data file or a problem in it is wrong
+    ├── ModelError        a model folder, its tokenizer or its chat template is wrong
+    ├── RewardError       a verifier could not be started or broke its contract
+    ├── EngineError       generation could not go on
+    ├── LearnerError      an update could not go on (a non-finite loss, say)
+    └── CheckpointError   a run folder or a checkpoint in it cannot be used
+        └── StorageError  a file could not be written (disk full, read-only)
+
+The command line prints the message alone and exits with status 2. A bad rollout is data, not an
+error: it gets a `Verdict` with a status.
+"""
+
+__all__ = [
+    "CheckpointError",
+    "EngineError",
+    "LearnerError",
+    "LongthinkError",
+    "ModelError",
+    "RecipeError",
+    "RewardError",
+    "StorageError",
+    "TaskError",
+]
+
+
+class LongthinkError(Exception):
+    """The base of every error a user can cause or mend."""
+
+
+class RecipeError(LongthinkError):
+    """A recipe, an override or an argument is wrong."""
+
+
+class TaskError(LongthinkError):
+    """A data file or a problem in it is wrong."""
+
+
+class ModelError(LongthinkError):
+    """A model folder, its tokenizer or its chat template is wrong."""
+
+
+class RewardError(LongthinkError):
+    """A verifier could not be started or broke its contract."""
+
+
+class EngineError(LongthinkError):
+    """Generation could not go on."""
+
+
+class LearnerError(LongthinkError):
+    """An update could not go on."""
+
+
+class CheckpointError(LongthinkError):
+    """A run folder or a checkpoint in it cannot be used."""
+
+
+class StorageError(CheckpointError):
+    """A file of the run could not be written."""

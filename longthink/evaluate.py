@@ -1,0 +1,92 @@
+"""Evaluation: avg@n with an interval over problems, tokens and truncation; same engine, same rewards as training."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from longthink.collect import Progress, sample_and_score
+from longthink.data import prompt_ids
+from longthink.engines.base import Engine
+from longthink.errors import TaskError
+from longthink.folder import Tokenizer
+from longthink.recipe import RolloutSettings
+from longthink.rewards.pool import RewardPool
+from longthink.rng import derive_seed
+from longthink.stats import mean_interval
+from longthink.tasks.base import Task
+from longthink.types import Request, Rollout, RolloutId, Sampling, Verdict
+
+__all__ = ["Evaluation", "evaluate"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The scored samples of an evaluation; row i of `samples` holds problem i's."""
+
+    samples: tuple[tuple[tuple[Rollout, Verdict], ...], ...]
+    window: int
+
+    @property
+    def scores(self) -> list[list[float]]:
+        """Scores per problem and sample; a sample our side failed to grade is left out."""
+        return [[v.score for _, v in row if v.score is not None] for row in self.samples]
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers of a summary.json entry. Accuracy is avg@n, the interval is over problems (95 %, t)."""
+        graded = [row for row in self.scores if row]
+        interval = mean_interval(graded)
+        rollouts = [r for row in self.samples for r, _ in row]
+        return {
+            "accuracy": interval.mean,
+            "low": interval.low,
+            "high": interval.high,
+            "mean_tokens": sum(r.num_tokens for r in rollouts) / len(rollouts),
+            "truncated": sum(r.truncated for r in rollouts) / len(rollouts),
+            "problems": len(self.samples),
+            "samples": len(self.samples[0]),
+            "ungraded": sum(v.score is None for row in self.samples for _, v in row),
+            "window": self.window,
+        }
+
+
+def evaluate(
+    engine: Engine,
+    pool: RewardPool,
+    task: Task,
+    tokenizer: Tokenizer,
+    *,
+    split: str,
+    problems: int,
+    samples: int,
+    window: int,
+    sampling: Sampling,
+    seed: int,
+    limits: RolloutSettings,
+    progress: Progress,
+) -> Evaluation:
+    """Sample and grade the first `problems` of a split, `samples` times each.
+
+    Draws are keyed by (seed, split, problem, sample): two models evaluated alike meet the same problems and
+    the same draws, so their difference can be paired. Asking for more problems than there are takes all.
+    """
+    size = task.size(split)
+    problems = problems if size is None else min(problems, size)
+    requests = []
+    for index in range(problems):
+        problem = task.problem(split, index)
+        ids = prompt_ids(tokenizer, problem, limits)
+        if ids is None:
+            continue
+        for sample in range(samples):
+            draw = derive_seed(seed, "evaluate", split, index, sample)
+            requests.append(Request(RolloutId(index, sample), problem, ids, window, sampling, draw))
+    if not requests:
+        raise TaskError(f"the {split} split has no problem to evaluate on; fix `task` in the recipe")
+    scored = sample_and_score(
+        engine, pool, tokenizer, requests, grade_truncated=limits.truncated == "as_graded", journal={}, progress=progress
+    )
+    return Evaluation(_rows(scored, samples), window)
+
+
+def _rows(scored: Sequence[tuple[Rollout, Verdict]], samples: int) -> tuple[tuple[tuple[Rollout, Verdict], ...], ...]:
+    return tuple(tuple(scored[i : i + samples]) for i in range(0, len(scored), samples))

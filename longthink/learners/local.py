@@ -1,0 +1,266 @@
+"""The in-process learner: fp32 master weights, AdamW, exact denominators, micro-batches that change nothing.
+
+Several learners may share the work: each holds the whole weights, sees the whole batch, counts the same
+denominators, computes its share of the rows, and `reduce` adds the gradients up before the same optimizer step.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from longthink import storage
+from longthink.errors import LearnerError
+from longthink.folder import read_weights, write_weights
+from longthink.learners.head import logprobs_and_entropy
+from longthink.learners.packing import Plan, microbatches
+from longthink.losses import kl_k3, surrogate, token_weights
+from longthink.metrics import Sums
+from longthink.model import Blocks, Decoder
+from longthink.recipe import LearnerSettings, LossSettings
+from longthink.types import Batch, Floats, Ints
+
+__all__ = ["LocalLearner", "learning_rate"]
+
+
+def learning_rate(update: int, settings: LearnerSettings) -> float:
+    """The rate of update number `update` (from 0): linear warm-up, then constant or a cosine to floor · lr.
+
+    Source: DeepScaleR, STILL-3, NVIDIA constant; Open-RS cosine to 0.1 after 10 % warm-up.
+    """
+    if update < settings.warmup_updates:
+        return settings.lr * (update + 1) / settings.warmup_updates
+    if settings.schedule == "constant":
+        return settings.lr
+    progress = (update - settings.warmup_updates) / (settings.total_updates - settings.warmup_updates)
+    cosine = 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
+    return settings.lr * (settings.floor + (1.0 - settings.floor) * cosine)
+
+
+@dataclass
+class _MicroBatch:
+    """The tensors of one micro-batch: its padded tokens, and flat arrays over its n loss tokens."""
+
+    tokens: Tensor  # [padded]
+    blocks: Blocks
+    predictor: Tensor  # [n] place in the padded tokens of the hidden state that predicts the token
+    labels: Tensor  # [n]
+    flat: Ints  # [n] index into the batch's flat arrays
+
+
+class LocalLearner:
+    """Weights, reference and optimizer of one process, and the arithmetic of an update."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        settings: LearnerSettings,
+        *,
+        dtype: torch.dtype,
+        device: str = "cpu",
+        rank: int = 0,
+        world: int = 1,
+        reduce: Callable[[list[Tensor]], None] | None = None,
+    ) -> None:
+        self.device, self.settings = torch.device(device), settings
+        self.rank, self.world, self.reduce = rank, world, reduce
+        self.decoder = decoder.to(self.device, torch.float64 if dtype == torch.float64 else torch.float32)
+        self.decoder.compute_dtype = dtype
+        self.decoder.checkpoint_layers = settings.checkpoint_layers
+        self.reference: Decoder | None = None
+        self.updates = 0
+        self.optimizer = self._fresh_optimizer()
+
+    def _fresh_optimizer(self) -> torch.optim.AdamW:
+        s = self.settings
+        return torch.optim.AdamW(self.decoder.parameters(), lr=s.lr, betas=s.betas, weight_decay=s.weight_decay, fused=True)
+
+    def reset_optimizer(self) -> None:
+        """Forget the moments and the position in the learning-rate schedule."""
+        self.optimizer, self.updates = self._fresh_optimizer(), 0
+
+    def freeze_reference(self) -> None:
+        """Copy the policy into the reference."""
+        reference = Decoder(self.decoder.config).to(self.device, next(self.decoder.parameters()).dtype)
+        reference.load_state_dict(self.decoder.state_dict())
+        reference.compute_dtype = self.decoder.compute_dtype
+        self.reference = reference.requires_grad_(False)
+
+    # -- log-probs ----------------------------------------------------------------------------------------------
+
+    def logprobs(self, batch: Batch, loss: LossSettings, temperature: float) -> Batch:
+        """The batch with old and reference log-probs, computed only where the loss needs them.
+
+        `old_logprobs` are the sampler's own. Reference log-probs exist when the KL is on.
+        """
+        batch = batch.with_(old_logprobs=batch.sampler_logprobs)
+        if not loss.kl:
+            return batch
+        if self.reference is None:
+            raise LearnerError("the KL needs a reference policy and none was frozen; this is a bug in the caller")
+        return batch.with_(reference_logprobs=self.token_logprobs(self.reference, batch, temperature))
+
+    @torch.no_grad()
+    def token_logprobs(self, decoder: Decoder, batch: Batch, temperature: float) -> Floats:
+        """[S] log-prob of every loss token under `decoder`; 0 elsewhere."""
+        found = np.zeros(len(batch.tokens), np.float32)
+        for plan in microbatches(batch.lengths, self.settings.microbatch_tokens):
+            micro = self._micro(batch, plan)
+            logprobs, _ = self._score(decoder, micro, temperature)
+            found[micro.flat] = logprobs.float().cpu().numpy()
+        return found
+
+    def _micro(self, batch: Batch, plan: Plan) -> _MicroBatch:
+        lengths, grids, insides = batch.lengths, [], []
+        for rows in plan:
+            steps = np.arange(lengths[rows[0]])
+            inside = steps < lengths[rows, None]
+            grids.append(np.where(inside, batch.offsets[rows, None] + steps, batch.offsets[rows, None]).reshape(-1))
+            inside[:, 0] = False  # nothing precedes a first token, so nothing predicts it
+            insides.append(inside.reshape(-1))
+        grid, inside = np.concatenate(grids), np.concatenate(insides)
+        where = np.flatnonzero(inside & batch.loss_mask[grid])
+        flat = grid[where]
+        return _MicroBatch(
+            tokens=torch.from_numpy(batch.tokens[grid]).to(self.device),
+            blocks=[(len(rows), int(lengths[rows[0]])) for rows in plan],
+            predictor=torch.from_numpy(where - 1).to(self.device),
+            labels=torch.from_numpy(batch.tokens[flat]).to(self.device),
+            flat=flat,
+        )
+
+    def _score(self, decoder: Decoder, micro: _MicroBatch, temperature: float) -> tuple[Tensor, Tensor]:
+        hidden = decoder(micro.tokens, micro.blocks)[micro.predictor]
+        return logprobs_and_entropy(hidden, decoder.head_weight, micro.labels, temperature, self.settings.head_chunk)
+
+    # -- updates ------------------------------------------------------------------------------------------------
+
+    def update(self, batch: Batch, loss: LossSettings, temperature: float, lr: float | None = None) -> Sums:
+        """Take the updates of one rollout batch and return their metrics as sums and counts.
+
+        Mini-batches are runs of prompts in order; every denominator is counted over the whole mini-batch
+        before its first backward pass. Raises: LearnerError when the loss or the gradient is not finite, with
+        the weights as they were before that update.
+        """
+        sums = Sums()
+        per_update = self.settings.minibatch_prompts or batch.num_groups
+        for _ in range(self.settings.epochs):
+            for first in range(0, batch.num_groups, per_update):
+                rows = np.flatnonzero((batch.group >= first) & (batch.group < first + per_update))
+                self._step(batch.select(rows), loss, temperature, lr, sums)
+        return sums
+
+    def _step(self, batch: Batch, loss: LossSettings, temperature: float, lr: float | None, sums: Sums) -> None:
+        loss_lengths = np.bincount(batch.row[batch.loss_mask], minlength=len(batch))
+        num_tokens = int(loss_lengths.sum())
+        weights = torch.zeros(len(batch.tokens), dtype=torch.float64)
+        weights[torch.from_numpy(batch.loss_mask)] = token_weights(
+            torch.from_numpy(batch.row[batch.loss_mask]), torch.from_numpy(loss_lengths), num_tokens, len(batch), loss.aggregation
+        )
+        rows = np.arange(len(batch))
+        if loss.kind == "grpo" and not loss.kl and not loss.entropy:
+            assert batch.advantages is not None
+            rows = np.unique(batch.row[batch.loss_mask & (batch.advantages != 0)])
+        rows = rows[np.argsort(-batch.lengths[rows], kind="stable")][self.rank :: self.world]
+        self.optimizer.zero_grad(set_to_none=True)
+        for plan in microbatches(batch.lengths[rows], self.settings.microbatch_tokens):
+            micro = self._micro(batch, [rows[block] for block in plan])
+            if len(micro.labels):
+                self._backward(batch, micro, weights[torch.from_numpy(micro.flat)], loss, temperature, sums)
+        parameters = list(self.decoder.parameters())
+        for p in parameters:
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+        if self.reduce is not None:
+            self.reduce([p.grad for p in parameters if p.grad is not None])
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.settings.grad_clip))
+        if not math.isfinite(norm):
+            raise LearnerError(
+                f"update {self.updates}: the loss or its gradient is not finite (norm {norm}); the weights are as before this "
+                "update. Look at mismatch/logprob_gap and learner/grad_norm of the last steps; lower learner.lr or use "
+                "model.dtype = 'float32'"
+            )
+        rate = lr if lr is not None else self.settings.lr
+        rate = learning_rate(self.updates, self.settings.model_copy(update={"lr": rate}))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.updates += 1
+        sums.add("learner/grad_norm/mean", norm, 1)
+        sums.add("learner/lr/mean", rate, 1)
+        if self.rank == 0:
+            sums.add("learner/updates/sum", 1, None)
+
+    def _backward(
+        self, batch: Batch, micro: _MicroBatch, weights: Tensor, loss: LossSettings, temperature: float, sums: Sums
+    ) -> None:
+        """Add one micro-batch's gradient; its loss is a sum already divided by the mini-batch's counts."""
+        logprobs, entropy = self._score(self.decoder, micro, temperature)
+        weights = weights.to(self.device, logprobs.dtype)
+        count = len(micro.labels)
+
+        def values(array: np.ndarray | None) -> Tensor:
+            assert array is not None
+            return torch.from_numpy(array[micro.flat]).to(self.device, logprobs.dtype)
+
+        if loss.kind == "nll":
+            total = -(logprobs * weights).sum()
+        else:
+            old = values(batch.old_logprobs)
+            per_token, clipped = surrogate(
+                logprobs, old, values(batch.advantages), clip_low=loss.clip_low, clip_high=loss.clip_high
+            )
+            total = (per_token * weights).sum()
+            sums.add("loss/clip_fraction/mean", clipped.sum(), count)
+            sums.add("loss/policy/sum", total.detach(), None)
+            sums.add("learner/kl_k1_old/mean", (old - logprobs.detach()).sum(), count)
+            gap = (values(batch.sampler_logprobs) - logprobs.detach()).abs()
+            sums.add("mismatch/logprob_gap/mean", gap.sum(), count)
+            sums.add("mismatch/logprob_gap/max", gap.max(), None, largest=True)
+        if loss.kl:
+            kl = kl_k3(logprobs, values(batch.reference_logprobs))
+            total = total + loss.kl * (kl * weights).sum()
+            sums.add("loss/kl_k3/mean", kl.detach().sum(), count)
+        if loss.entropy:
+            total = total - loss.entropy * (entropy * weights).sum()
+        sums.add("policy/entropy/mean", entropy.detach().sum(), count)
+        sums.add("policy/sampled_nll/mean", -logprobs.detach().sum(), count)
+        total.backward()
+
+    # -- state --------------------------------------------------------------------------------------------------
+
+    def save(self, folder: Path) -> None:
+        """Write weights (as a Hugging Face file), reference and optimizer into `folder`."""
+        write_weights(folder, self.decoder.state_dict())
+        if self.reference is not None:
+            storage.write_bytes(folder / "reference.safetensors", save(_contiguous(self.reference.state_dict())))
+        tensors: dict[str, Tensor] = {"updates": torch.tensor(self.updates)}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors.update({f"{index}.{key}": torch.as_tensor(value) for key, value in state.items()})
+        storage.write_bytes(folder / "optimizer.safetensors", save(_contiguous(tensors)))
+
+    def load(self, folder: Path, *, optimizer: bool = True) -> None:
+        """Read what `save` wrote; without `optimizer` the weights alone."""
+        read_weights(folder, self.decoder)
+        if not optimizer:
+            return
+        if (folder / "reference.safetensors").exists():
+            self.freeze_reference()
+            assert self.reference is not None
+            self.reference.load_state_dict(load_file(folder / "reference.safetensors"))
+        tensors = load_file(folder / "optimizer.safetensors")
+        self.reset_optimizer()
+        self.updates = int(tensors.pop("updates"))
+        whole = self.optimizer.state_dict()
+        for name, value in tensors.items():
+            index, key = name.split(".")
+            whole["state"].setdefault(int(index), {})[key] = value
+        self.optimizer.load_state_dict(whole)
+
+
+def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k: v.detach().contiguous().cpu() for k, v in tensors.items()}

@@ -1,0 +1,421 @@
+"""One decoder for the Qwen2, Qwen3 and Llama families, used by sampler and learner alike.
+
+`run_layers` is the only forward pass. The learner runs it over `Decoder`, whose parameters carry the names
+and shapes of the Hugging Face folder (fp32 master weights); the sampler runs it over `FusedLayer`s, copies
+with q/k/v and gate/up joined. How queries meet keys is a callback, so a cache is the sampler's business.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from longthink.errors import ModelError
+
+__all__ = [
+    "Attend",
+    "Blocks",
+    "Decoder",
+    "FusedLayer",
+    "Linear",
+    "ModelConfig",
+    "attend_blocks",
+    "block_positions",
+    "rope_table",
+    "run_layers",
+]
+
+FAMILIES = ("qwen2", "qwen3", "llama")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What config.json says of the shape; `raw` keeps the file as it was, for writing it back."""
+
+    family: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rms_eps: float
+    rope: Mapping[str, Any]
+    max_positions: int
+    tied: bool
+    qkv_bias: bool
+    output_bias: bool
+    mlp_bias: bool
+    qk_norm: bool
+    raw: Mapping[str, Any]
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> "ModelConfig":
+        """Read a Hugging Face config, of this or an older transformers generation.
+
+        Raises: ModelError for another family, another activation, sliding windows or an unknown rope type.
+        """
+        family = raw.get("model_type")
+        if family not in FAMILIES:
+            raise ModelError(f"config.json: model_type is {family!r}, expected one of {', '.join(FAMILIES)}")
+        if raw.get("hidden_act", "silu") != "silu":
+            raise ModelError(f"config.json: hidden_act is {raw['hidden_act']!r}, only 'silu' is supported")
+        if raw.get("use_sliding_window") or "sliding_attention" in (raw.get("layer_types") or ()):
+            raise ModelError("config.json: sliding-window attention is not supported; set use_sliding_window to false")
+        heads = int(raw["num_attention_heads"])
+        rope = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
+        rope["rope_theta"] = float(rope.get("rope_theta") or raw.get("rope_theta") or 10000.0)
+        rope["rope_type"] = rope.get("rope_type") or rope.get("type") or "default"
+        rope_frequencies(rope, 64, int(raw["max_position_embeddings"]))  # refuses an unknown type here
+        bias = bool(raw.get("attention_bias", False))
+        return cls(
+            family=family,
+            vocab_size=int(raw["vocab_size"]),
+            hidden_size=int(raw["hidden_size"]),
+            intermediate_size=int(raw["intermediate_size"]),
+            num_layers=int(raw["num_hidden_layers"]),
+            num_heads=heads,
+            num_kv_heads=int(raw.get("num_key_value_heads") or heads),
+            head_dim=int(raw.get("head_dim") or raw["hidden_size"] // heads),
+            rms_eps=float(raw.get("rms_norm_eps", 1e-6)),
+            rope=rope,
+            max_positions=int(raw["max_position_embeddings"]),
+            tied=bool(raw.get("tie_word_embeddings", False)),
+            qkv_bias=True if family == "qwen2" else bias,
+            output_bias=False if family == "qwen2" else bias,
+            mlp_bias=bool(raw.get("mlp_bias", False)) and family == "llama",
+            qk_norm=family == "qwen3",
+            raw=dict(raw),
+        )
+
+
+def rope_frequencies(rope: Mapping[str, Any], head_dim: int, max_positions: int) -> tuple[Tensor, float]:
+    """Inverse frequencies [D/2] and the attention factor on cos and sin.
+
+    Types: default, linear, llama3 (Llama 3.1 report), yarn (Peng et al. 2023). Raises: ModelError otherwise.
+    """
+    base, kind = float(rope["rope_theta"]), rope["rope_type"]
+    inverse = 1.0 / base ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+    if kind == "default":
+        return inverse, 1.0
+    if kind not in ("linear", "llama3", "yarn"):
+        raise ModelError(f"config.json: rope type {kind!r} is not supported (default, linear, llama3, yarn are)")
+    factor = float(rope["factor"])
+    if kind == "linear":
+        return inverse / factor, 1.0
+    original = float(rope.get("original_max_position_embeddings") or max_positions)
+    if kind == "llama3":
+        low, high = float(rope["low_freq_factor"]), float(rope["high_freq_factor"])
+        wavelength = 2 * math.pi / inverse
+        smooth = ((original / wavelength - low) / (high - low)).clamp(0, 1)
+        return (1 - smooth) * inverse / factor + smooth * inverse, 1.0
+
+    def dimension(rotations: float) -> float:
+        return head_dim * math.log(original / (rotations * 2 * math.pi)) / (2 * math.log(base))
+
+    low, high = dimension(float(rope.get("beta_fast") or 32)), dimension(float(rope.get("beta_slow") or 1))
+    if rope.get("truncate", True):
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, head_dim - 1)
+    ramp = ((torch.arange(head_dim // 2, dtype=torch.float32) - low) / max(high - low, 0.001)).clamp(0, 1)
+    given = rope.get("attention_factor")
+    return inverse / factor * ramp + inverse * (1 - ramp), float(given) if given is not None else _yarn_scale(rope)
+
+
+def _yarn_scale(rope: Mapping[str, Any]) -> float:
+    def scale(factor: float, mscale: float = 1.0) -> float:
+        return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
+
+    factor, mscale, all_dim = float(rope["factor"]), rope.get("mscale"), rope.get("mscale_all_dim")
+    if mscale and all_dim:
+        return scale(factor, float(mscale)) / scale(factor, float(all_dim))
+    return scale(factor)
+
+
+def rope_table(config: ModelConfig, positions: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """cos and sin [positions, D] in `dtype`, sin with its first half negated as `_rotate` wants it."""
+    inverse, scale = rope_frequencies(config.rope, config.head_dim, config.max_positions)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    angle = torch.outer(torch.arange(positions, dtype=wide), inverse.to(wide))
+    cos, sin = angle.cos() * scale, angle.sin() * scale
+    return torch.cat([cos, cos], dim=-1).to(device, dtype), torch.cat([-sin, sin], dim=-1).to(device, dtype)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of x [..., heads, D]; cos and `sin`, whose first half is negated, are [..., 1, D]."""
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
+
+
+class Linear(nn.Module):
+    """A linear map that may carry a delta (an adapter's low-rank update, added to the output)."""
+
+    def __init__(self, inputs: int, outputs: int, *, bias: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
+        self.delta: Callable[[Tensor], Tensor] | None = None
+
+
+def join(linears: Sequence[Linear]) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of several linears of the same input, one above the other."""
+    if len(linears) == 1:
+        return linears[0].weight, linears[0].bias
+    biases = [linear.bias for linear in linears if linear.bias is not None]
+    return torch.cat([linear.weight for linear in linears]), torch.cat(biases) if biases else None
+
+
+def apply_linears(x: Tensor, linears: Sequence[Linear], dtype: torch.dtype) -> Tensor:
+    """The outputs of several linears side by side, computed in `dtype`; gradients reach the master weights."""
+    weight, bias = join(linears)
+    y = F.linear(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
+    if any(linear.delta is not None for linear in linears):
+        parts = y.split([len(linear.weight) for linear in linears], dim=-1)
+        moved = [p if m.delta is None else p + m.delta(x).to(dtype) for p, m in zip(parts, linears, strict=True)]
+        y = torch.cat(moved, dim=-1)
+    return y
+
+
+class Norm(nn.Module):
+    """RMSNorm's weight; the arithmetic is in `run_layers`."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(size))
+
+
+class LayerLike(Protocol):
+    """What `run_layers` needs of a layer; x is [..., H], results are in `dtype`."""
+
+    def norms(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Weights before attention [H], before the MLP [H], of queries and keys [heads + kv heads, D]."""
+        ...
+
+    def qkv(self, x: Tensor, dtype: torch.dtype) -> Tensor: ...
+    def output(self, x: Tensor, dtype: torch.dtype) -> Tensor: ...
+    def gate_up(self, x: Tensor, dtype: torch.dtype) -> Tensor: ...
+    def down(self, x: Tensor, dtype: torch.dtype) -> Tensor: ...
+
+
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+
+
+def run_layers(
+    layers: Iterable[LayerLike],
+    x: Tensor,
+    rope: tuple[Tensor, Tensor],
+    attend: Attend,
+    *,
+    config: ModelConfig,
+    dtype: torch.dtype,
+) -> Tensor:
+    """The residual stream [n, H] after all layers, before the last norm.
+
+    Shapes: x [n, H] in fp32 (float64 for a float64 model), rope cos and sin [n, D]. `attend(i, q, k, v)`
+    gets q [n, heads, D] and k, v [n, kv heads, D] in `dtype` and returns [n, heads, D]. Matmuls run in
+    `dtype`; the residual stream and the norms stay wide.
+    """
+    cos, sin = (r.unsqueeze(-2) for r in rope)
+    eps, heads = config.rms_eps, (config.num_heads, config.num_kv_heads, config.num_kv_heads)
+    for index, layer in enumerate(layers):
+        before, between, qk_norm = layer.norms()
+        joined = layer.qkv(F.rms_norm(x, x.shape[-1:], before, eps), dtype).unflatten(-1, (-1, config.head_dim))
+        qk, v = joined.split([heads[0] + heads[1], heads[2]], dim=-2)
+        qk = qk.to(x.dtype)
+        if qk_norm is not None:
+            qk = F.rms_norm(qk, (config.head_dim,), None, eps) * qk_norm
+        q, k = _rotate(qk, cos, sin).to(dtype).split(heads[:2], dim=-2)
+        x = x + layer.output(attend(index, q, k, v).flatten(-2), dtype)
+        gate, up = layer.gate_up(F.rms_norm(x, x.shape[-1:], between, eps), dtype).chunk(2, dim=-1)
+        x = x + layer.down(F.silu(gate) * up, dtype)
+    return x
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Softmax attention of right-padded rows, each token seeing itself and what came before.
+
+    Shapes: q [B, T, heads, D], k and v [B, T, kv heads, D] -> [B, T, heads, D]. Padding on the right is
+    never seen by a real token. On a CPU in bf16, explicit scores beat the fused kernel up to about 512
+    tokens; beyond, or elsewhere, the fused kernel runs.
+    """
+    batch, length, heads, size = q.shape
+    kv_heads = k.shape[2]
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and length <= 512:
+        share = heads // kv_heads
+        rows = q.unflatten(2, (kv_heads, share)).permute(0, 2, 3, 1, 4).reshape(batch * kv_heads, share * length, size)
+        keys = k.permute(0, 2, 3, 1).reshape(batch * kv_heads, size, length)
+        values = v.transpose(1, 2).reshape(batch * kv_heads, length, size)
+        mask = torch.full((length, length), -torch.inf, dtype=q.dtype).triu(1).repeat(share, 1)
+        scores = torch.baddbmm(mask, rows, keys, alpha=size**-0.5)
+        mixed = torch.bmm(F.softmax(scores, dim=-1), values)
+        return mixed.view(batch, kv_heads, share, length, size).permute(0, 3, 1, 2, 4).flatten(2, 3)
+    q, k, v = (p.transpose(1, 2) for p in (q, k, v))
+    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=heads != kv_heads)
+    return mixed.transpose(1, 2)
+
+
+Blocks = Sequence[tuple[int, int]]
+
+
+def attend_blocks(blocks: Blocks) -> Attend:
+    """Causal attention inside each block (rows, width) of a flat layout, block after block."""
+
+    def attend(_: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        sizes = [rows * width for rows, width in blocks]
+        parts = zip(blocks, q.split(sizes), k.split(sizes), v.split(sizes), strict=True)
+        mixed = [causal_attention(*(p.unflatten(0, block) for p in qkv)).flatten(0, 1) for block, *qkv in parts]
+        return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
+
+    return attend
+
+
+def block_positions(blocks: Blocks) -> Tensor:
+    """[n] each token's position in its row."""
+    return torch.cat([torch.arange(width).repeat(rows) for rows, width in blocks])
+
+
+class Attention(nn.Module):
+    """Parameters of one attention block, under the folder's names."""
+
+    def __init__(self, c: ModelConfig) -> None:
+        super().__init__()
+        self.q_proj = Linear(c.hidden_size, c.num_heads * c.head_dim, bias=c.qkv_bias)
+        self.k_proj = Linear(c.hidden_size, c.num_kv_heads * c.head_dim, bias=c.qkv_bias)
+        self.v_proj = Linear(c.hidden_size, c.num_kv_heads * c.head_dim, bias=c.qkv_bias)
+        self.o_proj = Linear(c.num_heads * c.head_dim, c.hidden_size, bias=c.output_bias)
+        self.q_norm = Norm(c.head_dim) if c.qk_norm else None
+        self.k_norm = Norm(c.head_dim) if c.qk_norm else None
+
+
+class Mlp(nn.Module):
+    """Parameters of one gated MLP."""
+
+    def __init__(self, c: ModelConfig) -> None:
+        super().__init__()
+        self.gate_proj = Linear(c.hidden_size, c.intermediate_size, bias=c.mlp_bias)
+        self.up_proj = Linear(c.hidden_size, c.intermediate_size, bias=c.mlp_bias)
+        self.down_proj = Linear(c.intermediate_size, c.hidden_size, bias=c.mlp_bias)
+
+
+class Layer(nn.Module):
+    """One decoder layer as the folder stores it."""
+
+    def __init__(self, c: ModelConfig) -> None:
+        super().__init__()
+        self.config = c
+        self.self_attn = Attention(c)
+        self.mlp = Mlp(c)
+        self.input_layernorm = Norm(c.hidden_size)
+        self.post_attention_layernorm = Norm(c.hidden_size)
+
+    def norms(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        q, k, c = self.self_attn.q_norm, self.self_attn.k_norm, self.config
+        if q is None or k is None:
+            return self.input_layernorm.weight, self.post_attention_layernorm.weight, None
+        both = torch.cat([q.weight.expand(c.num_heads, -1), k.weight.expand(c.num_kv_heads, -1)])
+        return self.input_layernorm.weight, self.post_attention_layernorm.weight, both
+
+    def linears(self) -> tuple[tuple[Linear, ...], ...]:
+        """The linears that share an input: q/k/v, output, gate/up, down."""
+        a, m = self.self_attn, self.mlp
+        return (a.q_proj, a.k_proj, a.v_proj), (a.o_proj,), (m.gate_proj, m.up_proj), (m.down_proj,)
+
+    def qkv(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        return apply_linears(x, self.linears()[0], dtype)
+
+    def output(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        return apply_linears(x, self.linears()[1], dtype)
+
+    def gate_up(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        return apply_linears(x, self.linears()[2], dtype)
+
+    def down(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        return apply_linears(x, self.linears()[3], dtype)
+
+
+class _Body(nn.Module):
+    def __init__(self, c: ModelConfig) -> None:
+        super().__init__()
+        self.embed_tokens = Norm(0)
+        self.embed_tokens.weight = nn.Parameter(torch.empty(c.vocab_size, c.hidden_size))
+        self.layers = nn.ModuleList(Layer(c) for _ in range(c.num_layers))
+        self.norm = Norm(c.hidden_size)
+
+
+class Decoder(nn.Module):
+    """The learner's model: `state_dict()` is what the folder's safetensors hold."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = _Body(config)
+        self.lm_head = None if config.tied else Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.compute_dtype = torch.float32
+        self.checkpoint_layers = False
+
+    @property
+    def layers(self) -> list[Layer]:
+        return list(self.model.layers)  # type: ignore[arg-type]
+
+    @property
+    def head_weight(self) -> Tensor:
+        """[V, H] the matrix that turns hidden states into logits."""
+        return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+
+    def init_weights(self, seed: int, std: float = 0.02) -> None:
+        """Draw every matrix from N(0, std²), set norms to 1 and biases to 0."""
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, p in self.named_parameters():
+                if p.ndim == 2:
+                    p.copy_(torch.randn(p.shape, generator=generator) * std)
+                else:
+                    p.fill_(0.0 if name.endswith("bias") else 1.0)
+
+    def forward(self, tokens: Tensor, blocks: Blocks) -> Tensor:
+        """Hidden states [n, H] after the last norm, for tokens [n] laid out as blocks of right-padded rows."""
+        c, dtype = self.config, self.compute_dtype
+        x = F.embedding(tokens, self.model.embed_tokens.weight)
+        positions = block_positions(blocks).to(tokens.device)
+        cos, sin = rope_table(c, max(width for _, width in blocks), x.dtype, tokens.device)
+        rope, attend = (cos[positions], sin[positions]), attend_blocks(blocks)
+        if self.checkpoint_layers:
+            for layer in self.layers:
+                x = checkpoint(run_layers, [layer], x, rope, attend, config=c, dtype=dtype, use_reentrant=False)
+        else:
+            x = run_layers(self.layers, x, rope, attend, config=c, dtype=dtype)
+        return F.rms_norm(x, x.shape[-1:], self.model.norm.weight, c.rms_eps)
+
+
+class FusedLayer:
+    """A copy of a layer for generation: q/k/v and gate/up joined, matrices in the compute dtype."""
+
+    def __init__(self, layer: Layer, dtype: torch.dtype, device: torch.device) -> None:
+        if any(linear.delta is not None for part in layer.linears() for linear in part):
+            raise ModelError("the sampler cannot fuse a layer that carries a delta: merge the adapter first")
+        joined = [join(part) for part in layer.linears()]
+        copies = [(w.detach().to(device, dtype, copy=True), None if b is None else b.detach().to(device, dtype)) for w, b in joined]
+        self._qkv, self._output, self._gate_up, self._down = copies
+        before, between, both = (None if n is None else n.detach().to(device, copy=True) for n in layer.norms())
+        assert before is not None and between is not None
+        self._norms = before, between, both
+
+    def norms(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        return self._norms
+
+    def qkv(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        return F.linear(x.to(dtype), *self._qkv)
+
+    def output(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        return F.linear(x, *self._output)
+
+    def gate_up(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        return F.linear(x.to(dtype), *self._gate_up)
+
+    def down(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        return F.linear(x, *self._down)

@@ -1,0 +1,48 @@
+"""Parts: a recipe's `kind` is the name of a file, the file holds one class, the class is its own config."""
+
+import importlib
+import inspect
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from longthink.errors import RecipeError
+
+__all__ = ["Part", "load_part"]
+
+P = TypeVar("P", bound="Part")
+
+
+class Part(BaseModel):
+    """Base of every part: frozen, validated, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def kinds(cls) -> list[str]:
+        """The kinds of this family of parts: the files beside the family's base.py."""
+        folder = Path(inspect.getfile(cls)).parent
+        return sorted(p.stem for p in folder.glob("*.py") if p.stem not in ("__init__", "base"))
+
+    @classmethod
+    def find(cls, kind: str) -> type[Self]:
+        """The class behind `kind`. Raises: RecipeError naming the kinds there are."""
+        family = cls.__module__.rsplit(".", 1)[0]
+        if kind not in cls.kinds():
+            raise RecipeError(
+                f"{family.split('.')[-1]}: kind is {kind!r}, expected one of {', '.join(cls.kinds())} (fix `kind` in the recipe)"
+            )
+        module = importlib.import_module(f"{family}.{kind}")
+        found = [c for c in vars(module).values() if inspect.isclass(c) and issubclass(c, cls) and c.__module__ == module.__name__]
+        assert len(found) == 1, f"{module.__name__} must hold exactly one {cls.__name__}"
+        return found[0]
+
+
+def load_part(base: type[P], table: dict[str, Any]) -> P:
+    """Build the part a recipe table describes. Raises: RecipeError for an unknown kind; pydantic checks the rest."""
+    fields = dict(table)
+    kind = fields.pop("kind", None)
+    if not isinstance(kind, str):
+        raise RecipeError(f"a table of {base.__module__.split('.')[-2]} has no `kind`; expected one of {', '.join(base.kinds())}")
+    return base.find(kind).model_validate(fields)

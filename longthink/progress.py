@@ -1,0 +1,109 @@
+"""What a person sees while a run goes on: a live line on a terminal, one plain line a step elsewhere.
+
+A watchdog names the phase when nothing has moved for a long time, and shows where every thread stands.
+"""
+
+import faulthandler
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from types import FrameType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+__all__ = ["Progress"]
+
+SILENT_AFTER_S = 300.0
+
+
+class Progress:
+    """A context manager around a run. The first Ctrl-C asks for a stop after the step, the second stops at once."""
+
+    def __init__(self, title: str, total: int, *, every: int = 1) -> None:
+        self.console = Console(stderr=False)
+        self.title, self.total, self.every = title, total, every
+        self.stop_requested = False
+        self._phase, self._detail, self._row = "starting", "", ""
+        self._moved = time.monotonic()
+        self._ended = threading.Event()
+        self._live = Live(Text(""), console=self.console, refresh_per_second=4, transient=True) if self.console.is_terminal else None
+        self._watchdog = threading.Thread(target=self._watch, daemon=True)
+        self._previous: Any = None
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        self._watchdog.start()
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGINT, self._interrupt)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        if self._live:
+            self._live.stop()
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+
+    def phase(self, name: str) -> None:
+        """A new phase begins."""
+        self._phase, self._detail = name, ""
+        self._show()
+
+    def rollouts(self, done: int, total: int) -> None:
+        """So many rollouts of the phase have ended."""
+        self._detail = f"{done}/{total}"
+        self._moved = time.monotonic()
+        if self._live:
+            self._show()
+
+    def note(self, text: str) -> None:
+        """A line that stays."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def step(self, row: Mapping[str, Any], *, last: bool) -> None:
+        """A step has ended; its line stays when it is due, has a validation, or is the last."""
+        self._row = _line(self.title, row, self.total)
+        if last or "validation/accuracy" in row or row["step"] % self.every == 0:
+            self.note(self._row)
+        self._show()
+
+    def _show(self) -> None:
+        self._moved = time.monotonic()
+        if self._live:
+            self._live.update(Text(f"{self._row}  [{self._phase} {self._detail}]".strip(), no_wrap=True))
+
+    def _interrupt(self, _: int, __: FrameType | None) -> None:
+        if self.stop_requested:
+            raise KeyboardInterrupt
+        self.stop_requested = True
+        self.note("stopping after this step, with a checkpoint; press Ctrl-C again to stop at once")
+
+    def _watch(self) -> None:
+        while not self._ended.wait(10.0):
+            silent = time.monotonic() - self._moved
+            if silent > SILENT_AFTER_S:
+                sys.stderr.write(f"longthink: nothing has moved for {silent:.0f} s; phase: {self._phase} {self._detail}\n")
+                faulthandler.dump_traceback(file=sys.stderr)
+                self._moved = time.monotonic()
+
+
+def _line(title: str, row: Mapping[str, Any], total: int) -> str:
+    parts = [f"{title} step {row['step']}/{total}"]
+    shown = (
+        ("window", "window {:.0f}"),
+        ("reward/mean", "reward {:.3f}"),
+        ("policy/sampled_nll/mean", "nll {:.3f}"),
+        ("length/mean", "length {:.0f}"),
+        ("length/clip_ratio", "clipped {:.0%}"),
+        ("policy/entropy/mean", "entropy {:.2f}"),
+        ("time/step_s", "{:.1f} s"),
+        ("validation/accuracy", "validation {:.3f}"),
+    )
+    parts += [form.format(float(row[key])) for key, form in shown if key in row]
+    return "  ".join(parts)

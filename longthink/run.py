@@ -1,0 +1,142 @@
+"""A run folder: recipe, metrics, rollouts, events and checkpoints, and how they are read back after a kill."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from longthink import checkpoint, storage
+from longthink.collect import timed_verdicts
+from longthink.errors import CheckpointError, RecipeError
+from longthink.recipe import Recipe, parse_recipe
+from longthink.types import RolloutId, Verdict
+
+__all__ = ["Run", "recipe_text", "versions"]
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """The resolved recipe as TOML."""
+    return tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
+
+
+def versions() -> dict[str, str]:
+    """What produced a run: package versions, Python, platform, and the commit when run from a checkout."""
+    found = {name: importlib.metadata.version(name) for name in ("longthink", "torch", "transformers", "numpy")}
+    here = Path(__file__).resolve().parent
+    git = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    commit = git.stdout.strip() if git.returncode == 0 else "unknown"
+    return found | {"python": platform.python_version(), "platform": platform.platform(), "commit": commit}
+
+
+class Run:
+    """The files of one run and the rows read from them. Everything in it can be rebuilt from the folder."""
+
+    def __init__(self, folder: Path, recipe: Recipe) -> None:
+        self.folder, self.recipe = folder, recipe
+        self.id = hashlib.sha256(recipe_text(recipe).encode()).hexdigest()[:16]
+        self.rows: list[dict[str, Any]] = []
+        self.events: list[dict[str, Any]] = []
+        self.recorded: dict[int, dict[str, Any]] = {}
+        self.step = 0
+        self.policy_version = 0
+
+    @classmethod
+    def create(cls, folder: Path, recipe: Recipe, lineage: Mapping[str, Any]) -> "Run":
+        """Begin a run in an empty or absent folder. Raises: CheckpointError when a run is already there."""
+        if (folder / "recipe.toml").exists():
+            raise CheckpointError(f"{folder}: a run is already there; go on with --resume, or choose another --out")
+        (folder / "rollouts").mkdir(parents=True, exist_ok=True)
+        (folder / "checkpoints").mkdir(exist_ok=True)
+        facts = {"versions": versions(), "seed": recipe.seed, "lineage": dict(lineage), "cores": len(os.sched_getaffinity(0))}
+        storage.replace_file(folder / "run.json", json.dumps(facts, indent=2).encode())
+        storage.replace_file(folder / "recipe.toml", recipe_text(recipe).encode())
+        return cls(folder, recipe)
+
+    @classmethod
+    def open(cls, folder: Path, given: Recipe | None) -> "Run":
+        """Read a run back. Raises: CheckpointError without one; RecipeError when `given` is another recipe."""
+        path = folder / "recipe.toml"
+        if not path.is_file():
+            raise CheckpointError(f"{folder}: no run to resume (no recipe.toml); start it without --resume")
+        import tomllib
+
+        stored = parse_recipe(tomllib.loads(path.read_text()), str(path))
+        if given is not None:
+            changed = _differences(stored.model_dump(mode="json"), given.model_dump(mode="json"))
+            if changed:
+                raise RecipeError(
+                    f"{folder}: the recipe changed since this run began: {'; '.join(changed)}. Resume with the recipe of the run, "
+                    f"or branch: longthink train RECIPE --from {folder} --out OTHER"
+                )
+        return cls(folder, stored)
+
+    def rewind(self) -> Path | None:
+        """Go back to the newest sound checkpoint: cut later metrics, keep later events to be replayed.
+
+        Returns the checkpoint's folder, or None when the run died before its first.
+        """
+        found = checkpoint.latest(self.folder, self.id)
+        self.events = storage.read_lines(self.folder / "events.jsonl")
+        storage.cut_lines(self.folder / "events.jsonl", self.events)
+        if found is None:
+            kept: list[dict[str, Any]] = []
+            self.step = -1
+        else:
+            self.step, self.policy_version = int(found[1]["step"]), int(found[1]["policy_version"])
+            kept = [r for r in storage.read_lines(self.folder / "metrics.jsonl") if r["step"] <= self.step]
+        self.rows = kept
+        storage.cut_lines(self.folder / "metrics.jsonl", kept)
+        self.recorded = {e["step"]: e for e in self.events if e["step"] > self.step}
+        self.events = [e for e in self.events if e["step"] <= self.step]
+        return found[0] if found else None
+
+    def journal(self, step: int) -> dict[RolloutId, tuple[str, Verdict]]:
+        """The time-dependent verdicts a killed run had already written for this step."""
+        path = self._rollouts(step)
+        return timed_verdicts(storage.read_lines(path)) if path.exists() else {}
+
+    def _rollouts(self, step: int) -> Path:
+        return self.folder / "rollouts" / f"step_{step:06d}.jsonl"
+
+    def write_rollouts(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Journal a step's rollouts before anything is learnt from them."""
+        data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        storage.replace_file(self._rollouts(step), data.encode("utf-8", "surrogatepass"))
+
+    def append_row(self, row: dict[str, Any]) -> None:
+        storage.append_lines(self.folder / "metrics.jsonl", [row])
+        self.rows.append(row)
+
+    def append_event(self, event: dict[str, Any]) -> None:
+        """Write a decision before it acts; one that was replayed is in the file already."""
+        if self.recorded.pop(int(event["step"]), None) is None:
+            storage.append_lines(self.folder / "events.jsonl", [event])
+        self.events.append(event)
+
+    def best(self, stage: int) -> dict[str, Any] | None:
+        """The row of the best validation in a stage, the latest among equals."""
+        rows = [r for r in self.rows if "validation/accuracy" in r and r["stage"] == stage]
+        return max(rows, key=lambda r: (r["validation/accuracy"], r["step"]), default=None)
+
+    @property
+    def generated_tokens(self) -> int:
+        return int(self.rows[-1]["tokens/generated"]) if self.rows else 0
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], at: str = "") -> list[str]:
+    """Dotted keys that differ, with both values. Machine-resolved fields set to auto or 0 in the new recipe agree."""
+    found: list[str] = []
+    for key in sorted(old.keys() | new.keys()):
+        a, b, name = old.get(key), new.get(key), f"{at}{key}"
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += _differences(a, b, f"{name}.")
+        elif a != b and not (name.startswith("model.") and b in ("auto", 0)):
+            found.append(f"{name} was {a!r}, is {b!r}")
+    return found

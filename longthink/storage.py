@@ -1,0 +1,94 @@
+"""Every byte a run writes goes through here: flushed, renamed into place, refused loudly when the disk is full.
+
+`os.write`, `os.fsync` and `os.replace` are called nowhere else for run data, so a test can kill a run at its
+k-th call and a reader can trust a name: a file or folder that has its final name is complete.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from longthink.errors import CheckpointError, StorageError
+
+__all__ = ["append_lines", "commit_folder", "cut_lines", "file_hash", "read_lines", "replace_file", "write_bytes"]
+
+
+def _write(path: Path, flags: int, data: bytes) -> None:
+    try:
+        descriptor = os.open(path, flags | os.O_CLOEXEC, 0o644)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(descriptor, view) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as e:
+        why = "the disk is full" if e.errno in (errno.ENOSPC, errno.EDQUOT) else e.strerror
+        raise StorageError(f"{path}: could not write {len(data)} bytes ({why}); free space or permissions, then --resume") from None
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a whole file and flush it. Not atomic: for files inside a folder not yet committed."""
+    _write(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, data)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file that is either the old one or the new one, whatever happens."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    write_bytes(temporary, data)
+    os.replace(temporary, path)
+    _sync_folder(path.parent)
+
+
+def commit_folder(temporary: Path, final: Path) -> None:
+    """Rename a finished folder to its real name, replacing a leftover of the same name."""
+    _sync_folder(temporary)
+    if final.exists():
+        shutil.rmtree(final)
+    os.replace(temporary, final)
+    _sync_folder(final.parent)
+
+
+def append_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Append JSON lines in one write and flush. A torn tail is what `read_lines` ignores and `cut_lines` removes."""
+    data = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    if data:
+        _write(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, data.encode("utf-8", "surrogatepass"))
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The complete lines of a JSON-lines file; a missing file has none, a torn last line is left out."""
+    if not path.exists():
+        return []
+    *lines, _tail = path.read_bytes().split(b"\n")
+    try:
+        return [json.loads(line.decode("utf-8", "surrogatepass")) for line in lines]
+    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+        raise CheckpointError(f"{path}: a line is not JSON ({e}); the file was changed by another program") from None
+
+
+def cut_lines(path: Path, keep: Iterable[dict[str, Any]]) -> None:
+    """Replace the file by these lines, atomically; nothing happens when it holds just them."""
+    data = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in keep).encode("utf-8", "surrogatepass")
+    if path.exists() and path.read_bytes() != data:
+        replace_file(path, data)
+
+
+def file_hash(path: Path) -> str:
+    """Hex SHA-256 of a file."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()

@@ -1,0 +1,33 @@
+"""The interface of a task: numbered problems in splits that never share one."""
+
+from abc import abstractmethod
+from typing import Any
+
+from longthink.part import Part
+from longthink.types import Problem
+
+__all__ = ["Task"]
+
+
+class Task(Part):
+    """A source of problems. `problem(split, index)` is pure: the data cursor is just an integer."""
+
+    @abstractmethod
+    def problem(self, split: str, index: int) -> Problem:
+        """Problem `index` of `split`; an endless task wraps or generates for ever."""
+
+    @abstractmethod
+    def size(self, split: str) -> int | None:
+        """How many distinct problems the split holds; None when generated without end."""
+
+    def trace(self, problem: Problem, draw: int) -> str:
+        """A teacher's response for supervised fine-tuning, as text. Raises: NotImplementedError where there is no teacher."""
+        raise NotImplementedError
+
+    def gold_response(self, problem: Problem) -> str:
+        """A response the task's verifier must accept, used by `check`."""
+        return f"</think> \\boxed{{{_first(problem.gold)}}}"
+
+
+def _first(gold: Any) -> Any:
+    return gold[0] if isinstance(gold, list | tuple) and gold else gold

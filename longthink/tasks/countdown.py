@@ -1,0 +1,152 @@
+"""Countdown: combine all given numbers once into the target (TinyZero; DeepScaleR section 4.2).
+
+Prompt `3 7 12 -> 79`; a response thinks in attempts and ends with an expression:
+`3 + 7 = 10 , 10 * 12 … </think> ( 3 + 7 ) * 12`.
+"""
+
+import itertools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from pydantic import Field
+
+from longthink.rng import derive_seed, rng
+from longthink.tasks.base import Task
+from longthink.types import Problem
+
+__all__ = ["Countdown"]
+
+TEST_SHARE, VALIDATION_SHARE = 0.15, 0.10
+
+
+class Move(NamedTuple):
+    """left op right = result, with the positions in the list of operands it consumes."""
+
+    left: int
+    op: str
+    right: int
+    result: int
+
+
+class Countdown(Task):
+    """Problems and a search teacher for Countdown with + - * and results kept in 0..`limit`.
+
+    Splits go by the sorted numbers (hashed), so no set of numbers is in two splits. The teacher tries random
+    orders, restates the target before each verdict, gives up after a miss with hazard `give_up` and, after a
+    hit, goes on needlessly with hazard `overthink`.
+
+    Source: DeepScaleR 4.2 names the task and gives neither generator nor prompt; both are ours.
+    """
+
+    seed: int = 0
+    count: int = Field(3, ge=2, le=5)
+    low: int = Field(1, ge=1)
+    high: int = Field(20, le=99)
+    limit: int = Field(99, ge=10)
+    min_target: int = 10
+    skill: float = Field(0.3, ge=0, le=1)
+    give_up: float = Field(0.10, ge=0, le=1)
+    overthink: float = Field(0.4, ge=0, le=1)
+    max_attempts: int = Field(24, ge=1)
+
+    def split_of(self, numbers: tuple[int, ...]) -> str:
+        """The split all problems over this multiset of numbers belong to."""
+        place = derive_seed(0, "countdown split", *sorted(numbers)) / 2**64
+        return "test" if place < TEST_SHARE else "validation" if place < TEST_SHARE + VALIDATION_SHARE else "train"
+
+    def size(self, split: str) -> int | None:
+        return None
+
+    def problem(self, split: str, index: int) -> Problem:
+        draw = rng(self.seed, "countdown", split, index)
+        while True:
+            numbers = tuple(int(n) for n in draw.integers(self.low, self.high + 1, self.count))
+            if self.split_of(numbers) != split:
+                continue
+            *_, last = self._chain(list(numbers), draw, None) or [None]
+            if last and last.result >= self.min_target and last.result not in numbers:
+                return self.make(numbers, last.result)
+
+    def make(self, numbers: tuple[int, ...], target: int) -> Problem:
+        """The problem of these numbers and this target; its id is its content."""
+        text = f"{' '.join(map(str, numbers))} -> {target}"
+        return Problem(
+            id=text.replace(" ", "_"),
+            prompt=({"role": "user", "content": text},),
+            gold={"numbers": list(numbers), "target": target},
+        )
+
+    def _moves(self, operands: list[int]) -> Iterator[tuple[int, int, Move]]:
+        for i, j in itertools.permutations(range(len(operands)), 2):
+            a, b = operands[i], operands[j]
+            for op, result in (("+", a + b), ("-", a - b), ("*", a * b)):
+                if 0 <= result <= self.limit and (op == "-" or i < j):
+                    yield i, j, Move(a, op, b, result)
+
+    def _chain(self, numbers: list[int], draw: np.random.Generator, target: int | None) -> list[Move]:
+        """Random moves until one number is left; with a target the last move comes as close as it can."""
+        operands, chain = list(numbers), []
+        while len(operands) > 1:
+            moves = list(self._moves(operands))
+            if not moves:
+                return []
+            if target is not None and len(operands) == 2:
+                i, j, move = min(moves, key=lambda m: abs(m[2].result - target))
+            else:
+                i, j, move = moves[int(draw.integers(len(moves)))]
+            operands = [move.result] + [n for k, n in enumerate(operands) if k not in (i, j)]
+            chain.append(move)
+        return chain
+
+    def trace(self, problem: Problem, draw: int) -> str:
+        numbers, target = problem.gold["numbers"], problem.gold["target"]
+        random = rng(self.seed, "countdown trace", problem.id, draw)
+        skilled = random.random() < self.skill
+        words: list[str] = []
+        chain: list[Move] = []
+        for _ in range(self.max_attempts):
+            aim = target if skilled and random.random() < 0.8 else None
+            chain = self._chain(numbers, random, aim)
+            if not chain:
+                continue
+            hit = chain[-1].result == target
+            steps = " , ".join(f"{m.left} {m.op} {m.right} = {m.result}" for m in chain)
+            words.append(f"{steps} ? {target} {'yes' if hit else 'no'}")
+            if random.random() < ((1 - self.overthink) if hit else self.give_up):
+                break
+            if hit:
+                words.append("wait")
+        return f"{' '.join(words)} </think> {expression(chain)}"
+
+    def gold_response(self, problem: Problem) -> str:
+        numbers, target = problem.gold["numbers"], problem.gold["target"]
+        return f"</think> {expression(self._solve(numbers, target))}"
+
+    def _solve(self, numbers: list[int], target: int) -> list[Move]:
+        """A chain that reaches the target, by exhaustive search."""
+        if len(numbers) == 1:
+            return []
+        for i, j, move in self._moves(numbers):
+            rest = [move.result] + [n for k, n in enumerate(numbers) if k not in (i, j)]
+            if len(rest) == 1 and move.result == target:
+                return [move]
+            if len(rest) > 1 and (tail := self._solve(rest, target)):
+                return [move, *tail]
+        return []
+
+
+def expression(chain: list[Move]) -> str:
+    """One expression for a chain of moves; intermediate results are replaced by their own expressions.
+
+    >>> expression([Move(13, "*", 7, 91), Move(91, "-", 12, 79)])
+    '( 13 * 7 ) - 12'
+    """
+    known: dict[int, str] = {}
+    text = ""
+    for move in chain:
+        left = known.pop(move.left, str(move.left))
+        right = known.pop(move.right, str(move.right))
+        text = f"{left} {move.op} {right}"
+        known[move.result] = f"( {text} )"
+    return text

@@ -1,0 +1,297 @@
+"""File: problems from local JSON, JSON-lines and parquet files, in the column conventions of the common projects."""
+
+import gzip
+import json
+import math
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import Field
+
+from longthink.errors import TaskError
+from longthink.rng import rng
+from longthink.tasks.base import Task
+from longthink.types import Ints, Problem
+
+__all__ = ["File"]
+
+SPLITS = ("train", "validation", "test")
+FORMATS = ".json, .jsonl, .json.gz, .jsonl.gz or .parquet"
+PROMPT_COLUMNS = ("prompt", "problem", "question")
+GOLD_COLUMNS = (
+    "reward_model.ground_truth",  # verl, rLLM
+    "reward_spec.ground_truth",  # SkyRL
+    "answer",  # DeepScaleR, TRL, GSM8K
+    "final_answer",  # OlympiadBench
+    "expected_answer",  # NeMo RL
+    "ground_truth",  # open-instruct
+    "solution",  # TRL, open-r1, STILL: last, because it is prose where an answer stands beside it
+)
+AFTER_HASHES = re.compile(r"^####[ \t]*(\S.*)\s*\Z", re.MULTILINE)
+MISSING = object()
+
+
+class Row(NamedTuple):
+    """One row of a file, checked: its number in the file, chat messages and the gold answer."""
+
+    number: int
+    messages: tuple[dict[str, str], ...]
+    gold: Any
+
+
+class File(Task):
+    """Problems from local files, one path per split; relative paths start at the working directory.
+
+    A prompt is text (it becomes one user message) or a list of chat messages. A gold is text, a number, a list
+    of alternatives (a JSON list of strings inside a string counts as one) or a table for verifiers that take
+    one; `#### 18` at the end of a text gives `18`. One column serves a whole file: the named one, else the
+    first usual name that holds a value in some row.
+
+    Train walks a fresh permutation each epoch unless `shuffle` is off; validation and test keep file order
+    and wrap around. Rows count from 0 in ids, in meta["row"] and in messages.
+    Raises: TaskError for anything wrong with a file, at its first use, wherever in the file it is.
+
+    Example: `[task]` with `kind = "file"`, `train = "data/deepscaler.parquet"`, `validation = "data/aime24.json"`.
+    """
+
+    train: str = ""
+    validation: str = ""
+    test: str = ""
+    prompt_suffix: str = Field("", description="put after the last user message, one space between, unless it ends so")
+    system: str = Field("", description="system message put first, in place of one the row has")
+    shuffle: bool = True
+    seed: int = 0
+    limit: int = Field(0, ge=0, description="use only the first rows of each file; 0 for all")
+    empty_golds: Literal["error", "drop"] = Field("error", description="what to do with a row whose gold is empty")
+    prompt_column: str = Field("", description="dotted for a nested column; empty looks for the usual names")
+    gold_column: str = Field("", description="dotted for a nested column; empty looks for the usual names")
+
+    def size(self, split: str) -> int | None:
+        return len(self._rows(split))
+
+    def problem(self, split: str, index: int) -> Problem:
+        rows = self._rows(split)
+        epoch, place = divmod(index, len(rows))
+        if self.shuffle and split == "train":
+            place = int(_order(self.seed, len(rows), epoch)[place])
+        number, messages, gold = rows[place]
+        stem = Path(getattr(self, split).removesuffix(".gz")).stem
+        return Problem(id=f"{stem}:{number}", prompt=self._prompt(messages), gold=gold, meta={"row": number})
+
+    def gold_response(self, problem: Problem) -> str:
+        """A gold that boxes its own answer (a worked solution) is the response; any other is boxed."""
+        if isinstance(problem.gold, str) and "\\boxed" in problem.gold:
+            return f"</think> {problem.gold}"
+        return super().gold_response(problem)
+
+    def _rows(self, split: str) -> tuple[Row, ...]:
+        if split not in SPLITS:
+            raise TaskError(f"task: there is no split {split!r}; expected one of {', '.join(SPLITS)}")
+        given = getattr(self, split)
+        if not given:
+            raise TaskError(f"task.{split} is not set, so there are no {split} problems; set it to the path of a {FORMATS} file")
+        path = Path(given)
+        try:
+            changed = path.stat().st_mtime_ns
+        except OSError as e:
+            raise TaskError(
+                f"{path}: {e.strerror or e}; expected a {FORMATS} file (relative paths start at {Path.cwd()}), fix task.{split}"
+            ) from None
+        fields = self.model_dump(include={"limit", "empty_golds", "prompt_column", "gold_column"})
+        return _load(path, changed, **fields)
+
+    def _prompt(self, messages: tuple[dict[str, str], ...]) -> tuple[dict[str, str], ...]:
+        """The row's messages with `system` and `prompt_suffix` put in."""
+        prompt, suffix = [dict(m) for m in messages], self.prompt_suffix.strip()
+        last = next(m for m in reversed(prompt) if m["role"] == "user")
+        if suffix and not last["content"].rstrip().endswith(suffix):
+            last["content"] += f" {suffix}"
+        if self.system:
+            prompt = [{"role": "system", "content": self.system}, *(m for m in prompt if m["role"] != "system")]
+        return tuple(prompt)
+
+
+@lru_cache(maxsize=8)
+def _order(seed: int, size: int, epoch: int) -> Ints:
+    return rng(seed, "file", "order", epoch).permutation(size)
+
+
+@lru_cache(maxsize=8)
+def _load(path: Path, changed: int, *, limit: int, empty_golds: str, prompt_column: str, gold_column: str) -> tuple[Row, ...]:
+    """The rows to use among the first `limit`; `changed` only makes an edited file a new entry of the cache."""
+    table = _read(path)[: limit or None]
+    if not table:
+        raise TaskError(f"{path}: the data set is empty; expected at least one row")
+    for number, row in enumerate(table):
+        if not isinstance(row, Mapping):
+            raise TaskError(f"{path}: row {number} is {_short(row)}; expected an object with named columns")
+    prompts = _column(path, table, prompt_column, "prompt")
+    golds = [_clean_gold(gold) for gold in _column(path, table, gold_column, "gold")]
+    rows = []
+    for number, (prompt, gold) in enumerate(zip(prompts, golds, strict=True)):
+        where = f"{path}: row {number}"
+        if gold is None and empty_golds == "drop":
+            continue
+        rows.append(Row(number, _messages(where, prompt), _checked_gold(where, gold)))
+    if not rows:
+        raise TaskError(f"{path}: the golds of all {len(table)} rows are empty; name another column in task.gold_column")
+    return tuple(rows)
+
+
+def _read(path: Path) -> Sequence[Any]:
+    try:
+        if path.suffix == ".parquet":
+            return _read_parquet(path)
+        kind = Path(path.name.removesuffix(".gz")).suffix
+        if kind not in (".json", ".jsonl"):
+            raise TaskError(f"{path}: unknown file type; expected {FORMATS}")
+        data = path.read_bytes()
+        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as e:
+        raise TaskError(f"{path}: cannot be read ({e})") from None
+    return _parse_lines(path, text) if kind == ".jsonl" else _parse_json(path, text)
+
+
+def _parse_json(path: Path, text: str) -> Sequence[Any]:
+    if not text.strip():
+        return []
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as e:
+        if text.lstrip().startswith("{"):  # the `datasets` library writes JSON lines into files named .json
+            return _parse_lines(path, text)
+        raise TaskError(f"{path}: not JSON at line {e.lineno}: {e.msg}; expected a list of objects") from None
+    return found if isinstance(found, list) else [found]
+
+
+def _parse_lines(path: Path, text: str) -> list[Any]:
+    rows = []
+    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: JSON strings may hold U+2028 and its like
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as e:
+                raise TaskError(f"{path}: not JSON at line {number}: {e.msg}; expected one object a line") from None
+    return rows
+
+
+def _read_parquet(path: Path) -> list[Any]:
+    try:
+        import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
+        import pyarrow.parquet as pq  # type: ignore[import-untyped, unused-ignore]
+    except ImportError:
+        raise TaskError(f"{path}: reading parquet needs the package pyarrow, which is not installed") from None
+    try:
+        rows: list[Any] = pq.ParquetFile(path).read().to_pylist()
+    except (pa.ArrowException, OSError) as e:
+        raise TaskError(f"{path}: not a readable parquet file ({e})") from None
+    return rows
+
+
+def _column(path: Path, table: Sequence[Mapping[str, Any]], named: str, what: str) -> list[Any]:
+    """The prompt or gold column, found once for the whole file. Raises: TaskError for the first row without it."""
+    usual = PROMPT_COLUMNS if what == "prompt" else GOLD_COLUMNS
+    names = (named,) if named else usual
+    held = (n for n in names if any(_clean_gold(_lookup(row, n)) is not None for row in table))
+    present = (n for n in names if _lookup(table[0], n) is not MISSING)
+    name = next(held, None) or next(present, None)
+    values = [_lookup(row, name) if name else MISSING for row in table]
+    if MISSING in values:
+        number = next(i for i, value in enumerate(values) if value is MISSING)
+        raise TaskError(
+            f"{path}: row {number} has no {what} column; got columns {', '.join(table[number])}; "
+            f"expected {name or ' or '.join(names)} (task.{what}_column names another)"
+        )
+    return values
+
+
+def _lookup(row: Mapping[str, Any], column: str) -> Any:
+    """The value under a dotted name, or MISSING.
+
+    >>> _lookup({"reward_model": {"ground_truth": "7"}}, "reward_model.ground_truth")
+    '7'
+    """
+    if column in row:
+        return row[column]
+    head, dot, rest = column.partition(".")
+    inner = row.get(head)
+    return _lookup(inner, rest) if dot and isinstance(inner, Mapping) else MISSING
+
+
+def _messages(where: str, prompt: Any) -> tuple[dict[str, str], ...]:
+    """Chat messages of a prompt column, role and content only."""
+    if isinstance(prompt, str) and prompt.strip():
+        return ({"role": "user", "content": prompt},)
+    if not isinstance(prompt, list) or not prompt:
+        raise TaskError(f"{where}: the prompt is {_short(prompt)}; expected text or a list of chat messages")
+    messages: list[dict[str, str]] = []
+    for message in prompt:
+        match message:
+            case {"role": str(role), "content": str(content)}:
+                messages.append({"role": role, "content": content})
+            case _:
+                raise TaskError(
+                    f"{where}: the prompt holds {_short(message)}; expected messages with `role` and `content` as text"
+                )
+    if messages[-1]["role"] == "assistant" or not any(m["role"] == "user" for m in messages):
+        roles = ", ".join(m["role"] for m in messages)
+        raise TaskError(f"{where}: the prompt's roles are {roles}; expected a user message, and none of the assistant at the end")
+    return tuple(messages)
+
+
+def _checked_gold(where: str, gold: Any) -> Any:
+    if gold is None:
+        raise TaskError(
+            f"{where}: the gold is empty; give it an answer, name another column in task.gold_column, "
+            "or leave such rows out with task.empty_golds = 'drop'"
+        )
+    if not isinstance(gold, str | int | float | list | dict):
+        raise TaskError(f"{where}: the gold is {_short(gold)}; expected text, a number or a list of alternatives")
+    return gold
+
+
+def _clean_gold(value: Any) -> Any:
+    r"""The gold without blanks and without its wrapping, None when nothing is left.
+
+    >>> _clean_gold("16 - 7 = 9\n#### 9"), _clean_gold(["9.6\n", ""]), _clean_gold(" ")
+    ('9', ['9.6'], None)
+
+    Only a JSON list of strings is a list of alternatives: `[12,28]` is an interval or a pair.
+
+    >>> _clean_gold('["1/2", "0.5"]'), _clean_gold("[12,28]")
+    (['1/2', '0.5'], '[12,28]')
+    """
+    match value:
+        case str():
+            hashes = AFTER_HASHES.search(value)
+            text = (hashes[1] if hashes else value).strip()
+            listed = _listed(text)
+            return (text or None) if listed is None else _clean_gold(listed)
+        case list():
+            kept = [gold for gold in map(_clean_gold, value) if gold is not None]
+            return kept or None
+        case Mapping():
+            return dict(value) or None
+        case float() if math.isnan(value):  # how pandas writes a missing value
+            return None
+    return None if value is MISSING else value
+
+
+def _listed(text: str) -> list[str] | None:
+    """The strings of a JSON list of strings, None for any other text."""
+    if not (text.startswith("[") and text.endswith("]")):
+        return None
+    try:
+        found = json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        return None
+    return found if all(isinstance(item, str) for item in found) else None
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"

@@ -1,0 +1,308 @@
+"""The loop. A step is `train_step`; everything else here is what happens between steps."""
+
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from longthink import checkpoint
+from longthink.advantage import advantages
+from longthink.clusters.local import LocalCluster
+from longthink.collect import collect, rollout_rows
+from longthink.control.base import Trigger
+from longthink.data import DataSource
+from longthink.errors import LearnerError, RecipeError
+from longthink.evaluate import Evaluation, evaluate
+from longthink.folder import ModelFolder
+from longthink.machine import resolve
+from longthink.metrics import aliased
+from longthink.part import load_part
+from longthink.progress import Progress
+from longthink.recipe import Recipe, Stage
+from longthink.rewards.base import Reward
+from longthink.rewards.pool import RewardPool
+from longthink.run import Run
+from longthink.settings import Settings, fold
+from longthink.summarize import summarize
+from longthink.tasks.base import Task
+from longthink.types import Batch, Sampling
+
+__all__ = ["Training", "train"]
+
+
+def train(recipe: Recipe, folder: Path, *, resume: bool = False, parent: "Parent | None" = None) -> Run:
+    """Run a recipe to the end of its budget, or until Ctrl-C; the run's files are in `folder`.
+
+    Raises: a LongthinkError before any work where possible; what was written stays usable.
+    """
+    recipe = resolve(recipe) if not resume else recipe
+    with Training(recipe, folder, resume=resume, parent=parent) as training:
+        training.loop()
+        return training.run
+
+
+class Parent:
+    """Where a branch begins: a checkpoint of another run, and what is taken from it beside the weights."""
+
+    def __init__(self, folder: Path, *, optimizer: bool = False, data: bool = False) -> None:
+        self.folder, self.optimizer, self.data = folder, optimizer, data
+        self.manifest = checkpoint.verify(folder)
+
+    def lineage(self) -> dict[str, Any]:
+        return {
+            "parent": str(self.folder),
+            "parent_step": self.manifest["step"],
+            "parent_run_id": self.manifest["run_id"],
+            "with_optimizer": self.optimizer,
+            "with_data": self.data,
+        }
+
+
+class Training:
+    """The holders of a run, opened together: cluster (learner and engines), data source, verifier pool, run folder."""
+
+    def __init__(self, recipe: Recipe, folder: Path, *, resume: bool, parent: Parent | None) -> None:
+        self.recipe = recipe
+        self._stack = ExitStack()
+        model = ModelFolder(recipe.model.path)
+        _fits(recipe, model)
+        self.task = load_part(Task, recipe.task)
+        self.reward = load_part(Reward, recipe.reward)
+        self.triggers = [load_part(Trigger, s.until) if s.until else None for s in recipe.stage]
+        self.tokenizer = model.tokenizer
+        self.side_files = model.side_files()
+        self.data = DataSource(self.task, self.tokenizer, recipe.rollout)
+        self.run = Run.open(folder, recipe) if resume else Run.create(folder, recipe, parent.lineage() if parent else {})
+        self.progress = Progress(recipe.name, recipe.budget.max_steps, every=max(1, recipe.budget.max_steps // 50))
+        try:
+            self.cluster = LocalCluster(recipe)
+            self._stack.callback(self.cluster.close)
+            self.pool = self._stack.enter_context(RewardPool(self.reward, recipe.reward["kind"], recipe.workers))
+            self._restore(resume, parent)
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def __enter__(self) -> "Training":
+        self._stack.enter_context(self.progress)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _restore(self, resume: bool, parent: Parent | None) -> None:
+        """Fill the holders from the newest checkpoint, from a parent, or leave them fresh."""
+        found = self.run.rewind() if resume else None
+        if found is not None:
+            self.data.load(found)
+            self.cluster.load(found, optimizer=True)
+            self.cluster.sync(self.run.policy_version)
+            return
+        if parent is not None:
+            self.cluster.load(parent.folder, optimizer=parent.optimizer)
+            if parent.data:
+                self.data.load(parent.folder)
+        if self.recipe.loss.kl:
+            self.cluster.freeze_reference()
+        self.cluster.sync(0)
+        self.run.step = -1
+
+    # -- the loop -----------------------------------------------------------------------------------------------
+
+    def loop(self) -> None:
+        """Step after step until the budget ends."""
+        if self.run.step < 0:
+            self._begin()
+        while not self._finished() and not self.progress.stop_requested:
+            step, started = self.run.step + 1, time.perf_counter()
+            settings = fold(self.recipe, self.run.events)
+            row = self._labels(step, settings) | self.train_step(step, settings)
+            if self.recipe.validation.every and step % self.recipe.validation.every == 0:
+                row |= self._validate(settings)
+            row["time/step_s"] = time.perf_counter() - started
+            self._finish_step(step, settings, row)
+
+    def train_step(self, step: int, settings: Settings) -> dict[str, Any]:
+        """One step: collect groups, give every token an advantage, update the weights."""
+        run, loss, temperature = self.run, self.recipe.loss, settings.rollout.temperature
+        with _Clock(self.progress, "rollouts") as sampled:
+            groups = collect(
+                self.cluster,
+                self.data,
+                self.pool,
+                settings.rollout,
+                seed=self.recipe.seed,
+                journal=run.journal(step),
+                progress=self.progress.rollouts,
+            )
+            run.write_rollouts(step, rollout_rows(groups, step))
+        with _Clock(self.progress, "update") as updated:
+            row = summarize(groups, run.generated_tokens)
+            if groups:
+                batch = Batch.of(groups)
+                batch = self.cluster.logprobs(batch, loss, temperature)
+                batch = advantages(batch, self.recipe.advantage)
+                row |= self.cluster.update(batch, loss, temperature, settings.lr).means()
+            run.policy_version += 1
+            self.cluster.sync(run.policy_version)
+        return row | {"time/rollout_s": sampled.seconds, "time/update_s": updated.seconds}
+
+    def _begin(self) -> None:
+        """Validate the untouched model and write the checkpoint every later one descends from."""
+        settings = fold(self.recipe, [])
+        row = self._labels(0, settings) | {"tokens/generated": 0}
+        if self.recipe.validation.every:
+            row |= self._validate(settings)
+        self.run.step = 0
+        self.run.append_row(row)
+        self._checkpoint(0)
+
+    def _labels(self, step: int, settings: Settings) -> dict[str, Any]:
+        return {
+            "step": step,
+            "policy_version": self.run.policy_version,
+            "stage": settings.stage,
+            "window": settings.rollout.window,
+            "data/dropped_prompts": self.data.dropped,
+        }
+
+    def _finished(self) -> bool:
+        budget = self.recipe.budget
+        spent = budget.max_generated_tokens and self.run.generated_tokens >= budget.max_generated_tokens
+        return self.run.step >= budget.max_steps or bool(spent)
+
+    def _finish_step(self, step: int, settings: Settings, row: dict[str, Any]) -> None:
+        """Write the row, decide, act, and save what is due: in this order, so that a resumed run repeats it."""
+        run = self.run
+        run.append_row(aliased(row, self.recipe.aliases))
+        run.step = step
+        self._refuse_silence()
+        event = run.recorded.get(step) or self._decide(step, settings)
+        if event is not None:
+            run.append_event(event)
+            self.progress.note(f"step {step}: {event['rule']} -> {event['action']}")
+            self._act(event)
+        best = run.best(settings.stage)
+        is_best = best is not None and best["step"] == step
+        last = self._finished() or self.progress.stop_requested
+        if event is not None or is_best or last or step % self.recipe.checkpoint.every == 0:
+            self.progress.phase("checkpoint")
+            self._checkpoint(step)
+        self.progress.step(row, last=last)
+
+    def _refuse_silence(self) -> None:
+        """Stop a run that has learnt nothing for many steps because no group had two different rewards."""
+        limit = self.recipe.max_constant_steps
+        shares = [r.get("group/constant_share", 0.0) for r in self.run.rows[-limit:]]
+        if self.recipe.loss.kind == "grpo" and len(shares) == limit and min(shares) == 1.0:
+            mean = self.run.rows[-1]["reward/mean"]
+            raise LearnerError(
+                f"no group had two different rewards for {limit} steps (mean reward {mean:.3f}): there is nothing to learn from. "
+                "Use easier or harder problems, a wider window, or more rollouts per group; max_constant_steps sets the patience"
+            )
+
+    # -- control ------------------------------------------------------------------------------------------------
+
+    def _decide(self, step: int, settings: Settings) -> dict[str, Any] | None:
+        """The event that ends the current stage after this step, with its evidence, or None."""
+        stage = settings.current(self.recipe)
+        if stage is None or settings.stage + 1 >= len(self.recipe.stage):
+            return None
+        rows = [r for r in self.run.rows if r["step"] > settings.begun]
+        trigger = self.triggers[settings.stage]
+        evidence = trigger.fires(rows) if trigger else None
+        rule = str(stage.until["kind"]) if evidence is not None and stage.until else "max_steps"
+        if evidence is None and stage.max_steps and step - settings.begun >= stage.max_steps:
+            evidence = {"steps": step - settings.begun}
+        if evidence is None:
+            return None
+        following = self.recipe.stage[settings.stage + 1]
+        action = {"stage": settings.stage + 1, "from_step": self._origin(step, settings.stage, following)}
+        return {"step": step, "kind": "stage", "rule": rule, "action": action, "evidence": evidence}
+
+    def _origin(self, step: int, ending: int, following: Stage) -> int:
+        best = self.run.best(ending)
+        return int(best["step"]) if following.begin_from == "best" and best is not None else step
+
+    def _act(self, event: Mapping[str, Any]) -> None:
+        """Begin the stage an event names, from the checkpoint it names."""
+        stage, origin = self.recipe.stage[event["action"]["stage"]], int(event["action"]["from_step"])
+        if origin != event["step"]:
+            source = checkpoint.checkpoint_path(self.run.folder, origin)
+            checkpoint.verify(source)
+            self.cluster.load(source, optimizer=stage.optimizer == "keep")
+        if stage.optimizer == "reset":
+            self.cluster.reset_optimizer()
+            if self.recipe.loss.kl:
+                self.cluster.freeze_reference()
+        self.run.policy_version += 1
+        self.cluster.sync(self.run.policy_version)
+
+    def _validate(self, settings: Settings) -> dict[str, Any]:
+        v = self.recipe.validation
+        window = v.window or settings.rollout.window
+        with _Clock(self.progress, "validation") as clock:
+            found = self.evaluate("validation", v.problems, v.samples, window, Sampling(v.temperature)).summary()
+        names = {"mean_tokens": "mean_tokens", "truncated": "truncated_share", "accuracy": "accuracy", "low": "low", "high": "high"}
+        return {f"validation/{ours}": found[key] for key, ours in names.items()} | {"time/validation_s": clock.seconds}
+
+    def evaluate(self, split: str, problems: int, samples: int, window: int, sampling: Sampling, seed: int | None = None) -> Evaluation:
+        """Evaluate the current weights with this run's task, verifier and engine."""
+        self.cluster.evaluating = True
+        try:
+            return evaluate(
+                self.cluster,
+                self.pool,
+                self.task,
+                self.tokenizer,
+                split=split,
+                problems=problems,
+                samples=samples,
+                window=window,
+                sampling=sampling,
+                seed=self.recipe.seed if seed is None else seed,
+                limits=self.recipe.rollout,
+                progress=self.progress.rollouts,
+            )
+        finally:
+            self.cluster.evaluating = False
+
+    # -- checkpoints --------------------------------------------------------------------------------------------
+
+    def _checkpoint(self, step: int) -> None:
+        run = self.run
+        parent = max((int(p.name[5:]) for p in (run.folder / "checkpoints").glob("step_*") if int(p.name[5:]) < step), default=None)
+        facts = {"run_id": run.id, "policy_version": run.policy_version, "parent_step": parent}
+        checkpoint.save_checkpoint(run.folder, step, [self.cluster, self.data], self.side_files, facts)
+        kept = sorted({int(p.name[5:]) for p in (run.folder / "checkpoints").glob("step_*")})
+        newest = set(kept[-self.recipe.checkpoint.keep :])
+        best = run.best(fold(self.recipe, run.events).stage)
+        named = {int(e["action"]["from_step"]) for e in run.events if e["step"] > min(newest) and "from_step" in e["action"]}
+        checkpoint.prune(run.folder, newest | named | ({int(best["step"])} if best else set()))
+
+
+class _Clock:
+    """Names a phase and takes its time."""
+
+    def __init__(self, progress: Progress, phase: str) -> None:
+        self._progress, self._phase = progress, phase
+        self.seconds = 0.0
+
+    def __enter__(self) -> "_Clock":
+        self._progress.phase(self._phase)
+        self._started = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = time.perf_counter() - self._started
+
+
+def _fits(recipe: Recipe, model: ModelFolder) -> None:
+    """Refuse a window the model has no positions for, before anything is loaded."""
+    widest = max(recipe.last_window, recipe.validation.window)
+    if widest >= model.config.max_positions:
+        raise RecipeError(
+            f"the widest window is {widest} tokens, {recipe.model.path} has {model.config.max_positions} positions for prompt and "
+            "response together; lower rollout.window and the stages' windows"
+        )

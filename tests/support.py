@@ -1,0 +1,90 @@
+"""What several tests need: a small random model folder as a user would bring one."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["random_qwen2"]
+
+# DeepSeek's own tokens: \uff5c is the full-width vertical bar, \u2581 the low block that stands for a space.
+BOS, EOS = "<\uff5cbegin\u2581of\u2581sentence\uff5c>", "<\uff5cend\u2581of\u2581sentence\uff5c>"
+USER, ASSISTANT = "<\uff5cUser\uff5c>", "<\uff5cAssistant\uff5c>"
+VOCAB_SIZE = 600
+
+# The habits of the R1 distillations: the system text stands bare after the start token, an old answer loses its
+# thinking, and the generation prompt opens the thinking itself.
+TEMPLATE = (
+    "{{ bos_token }}"
+    "{% for m in messages if m.role == 'system' %}{{ m.content }}{% endfor %}"
+    "{% for m in messages if m.role != 'system' %}"
+    "{% if m.role == 'user' %}" + USER + "{{ m.content }}"
+    "{% else %}" + ASSISTANT + "{{ m.content.split('</think>')[-1] }}{{ eos_token }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}" + ASSISTANT + "<think>\n{% endif %}"
+)
+
+
+def random_qwen2(folder: Path, texts: Sequence[str], seed: int) -> Path:
+    """Write a random Qwen2 of two layers with a byte-level BPE trained on `texts`; the folder, replaced if it exists.
+
+    As in the R1 distillations, `<think>` and the role tokens are single tokens that decoding keeps, the
+    tokenizer itself puts a start token before every text, and the embedding has rows no token uses. Query, key
+    and value biases and the norms are random too, so a reader that drops one is found out.
+    """
+    import torch
+    from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
+
+    if folder.exists():
+        shutil.rmtree(folder)
+    tokenizer = _tokenizer(texts)
+    tokenizer.save_pretrained(folder)
+    config = Qwen2Config(
+        vocab_size=-(-len(tokenizer) // 64) * 64 + 64,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=4096,
+        tie_word_embeddings=False,
+        initializer_range=0.1,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Qwen2ForCausalLM(config).float()
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name.endswith("bias"):
+                    parameter.normal_(0.0, 0.1)
+                elif "norm" in name:
+                    parameter.normal_(1.0, 0.1)
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, do_sample=True, temperature=0.6, top_p=0.95
+    )
+    model.save_pretrained(folder)
+    return folder
+
+
+def _tokenizer(texts: Sequence[str]) -> Any:
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    kept = [AddedToken(text, special=False, normalized=False) for text in (USER, ASSISTANT, "<think>", "</think>")]
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB_SIZE - len(kept),
+        special_tokens=[BOS, EOS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    inner.train_from_iterator(texts, trainer)
+    inner.add_tokens(kept)
+    inner.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, inner.token_to_id(BOS))])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token=BOS, eos_token=EOS, pad_token=EOS)
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
