@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from longthink.data import DataSource
-from longthink.engines.base import Engine
+from longthink.engines.base import Stream
 from longthink.folder import Tokenizer
 from longthink.recipe import RolloutSettings
 from longthink.rewards.pool import RewardPool
@@ -24,7 +24,7 @@ class Progress(Protocol):
 
 
 def collect(
-    engine: Engine,
+    engine: Stream,
     data: DataSource,
     pool: RewardPool,
     settings: RolloutSettings,
@@ -65,7 +65,7 @@ def _request(
 
 
 def sample_and_score(
-    engine: Engine,
+    engine: Stream,
     pool: RewardPool,
     tokenizer: Tokenizer,
     requests: Sequence[Request],

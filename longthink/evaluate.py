@@ -6,7 +6,7 @@ from typing import Any
 
 from longthink.collect import Progress, sample_and_score
 from longthink.data import prompt_ids
-from longthink.engines.base import Engine
+from longthink.engines.base import Stream
 from longthink.errors import TaskError
 from longthink.folder import Tokenizer
 from longthink.recipe import RolloutSettings
@@ -50,7 +50,7 @@ class Evaluation:
 
 
 def evaluate(
-    engine: Engine,
+    engine: Stream,
     pool: RewardPool,
     task: Task,
     tokenizer: Tokenizer,

@@ -168,7 +168,7 @@ def tiny_folder(folder: Path, words: Sequence[str], *, seed: int, template: str,
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     inner = Inner(models.WordLevel(vocab, unk_token="<eos>"))
-    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<bos>", eos_token="<eos>", pad_token="<eos>")
     tokenizer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
     tokenizer.chat_template = template

@@ -2,10 +2,11 @@
 
 import importlib
 import inspect
+import json
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from longthink.errors import RecipeError
 
@@ -17,7 +18,7 @@ P = TypeVar("P", bound="Part")
 class Part(BaseModel):
     """Base of every part: frozen, validated, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
     def kinds(cls) -> list[str]:
@@ -40,9 +41,14 @@ class Part(BaseModel):
 
 
 def load_part(base: type[P], table: dict[str, Any]) -> P:
-    """Build the part a recipe table describes. Raises: RecipeError for an unknown kind; pydantic checks the rest."""
+    """Build the part a recipe table describes. Raises: RecipeError for an unknown kind or a wrong field."""
     fields = dict(table)
     kind = fields.pop("kind", None)
     if not isinstance(kind, str):
         raise RecipeError(f"a table of {base.__module__.split('.')[-2]} has no `kind`; expected one of {', '.join(base.kinds())}")
-    return base.find(kind).model_validate(fields)
+    try:
+        return base.find(kind).model_validate_json(json.dumps(fields, default=str), strict=True)
+    except ValidationError as e:
+        family = base.__module__.split(".")[-2]
+        said = [f"{family}, kind {kind}: {'.'.join(str(p) for p in error['loc'])}: {error['msg']}, got {error['input']!r}" for error in e.errors()]
+        raise RecipeError("\n".join(said)) from None

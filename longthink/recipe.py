@@ -1,6 +1,7 @@
 """A recipe: one TOML file, one run. Validated before anything starts; the resolved copy lies beside the run."""
 
 import difflib
+import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,15 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from longthink.errors import RecipeError
 
-__all__ = ["AdvantageSettings", "Recipe", "Stage", "load_recipe"]
+__all__ = ["AdvantageSettings", "Recipe", "Stage", "load_recipe", "override", "parse_recipe"]
 
 Dtype = Literal["auto", "float32", "bfloat16", "float64"]
 
 
 class Table(BaseModel):
-    """Base of every table: frozen, unknown keys refused."""
+    """Base of every table: frozen, unknown keys refused, no infinities."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ModelSettings(Table):
@@ -154,6 +155,8 @@ class Recipe(Table):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         r, learner = self.rollout, self.learner
+        if not all(0.0 <= beta < 1.0 for beta in learner.betas):
+            raise ValueError(f"learner.betas is {list(learner.betas)}, expected two numbers of at least 0 and below 1")
         if self.loss.kind == "grpo":
             if r.group_size == 1 or any(s.group_size == 1 for s in self.stage):
                 raise ValueError("rollout.group_size is 1: a group of one has no advantage; expected at least 2")
@@ -194,35 +197,38 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"{path}: cannot be read ({e})") from None
     except tomllib.TOMLDecodeError as e:
         raise RecipeError(f"{path}: not TOML: {e}") from None
-    for override in overrides:
-        _override(table, override)
+    for text in overrides:
+        override(table, text)
     return parse_recipe(table, str(path))
 
 
 def parse_recipe(table: dict[str, Any], where: str) -> Recipe:
     """Validate a parsed table; `where` begins every message."""
     try:
-        return Recipe.model_validate(table)
+        # JSON mode: strict, yet a TOML list may fill a tuple
+        return Recipe.model_validate_json(json.dumps(table, default=str), strict=True)
     except ValidationError as e:
         raise RecipeError("\n".join(f"{where}: {_explain(dict(error))}" for error in e.errors())) from None
 
 
-def _override(table: dict[str, Any], text: str) -> None:
+def override(table: dict[str, Any], text: str) -> None:
     """Apply `a.b=c`; c is read as TOML, or as a string when it is none. `stage.0.window=64` indexes a list."""
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
+    key, equals, value = (part.strip() for part in text.partition("="))
+    if not equals or not key:
         raise RecipeError(f"--set {text}: expected key=value, for example --set rollout.window=128")
     try:
-        parsed = tomllib.loads(f"v = {value}")["v"]
+        parsed = tomllib.loads(f"v = {value}")["v"] if "\n" not in value else value
     except tomllib.TOMLDecodeError:
         parsed = value
     at: Any = table
-    *path, last = key.strip().split(".")
+    *path, last = (int(part) if part.isdigit() else part for part in key.split("."))
     try:
         for part in path:
-            at = at[int(part)] if isinstance(at, list) else at.setdefault(part, {})
-        at[int(last) if isinstance(at, list) else last] = parsed
-    except (ValueError, IndexError, AttributeError, TypeError):
+            at = at[part] if isinstance(at, list) or isinstance(part, int) else at.setdefault(part, {})
+        if isinstance(last, int):
+            at[last]  # an index must be there already
+        at[last] = parsed
+    except (KeyError, IndexError, AttributeError, TypeError):
         raise RecipeError(f"--set {text}: there is no {key} in the recipe") from None
 
 

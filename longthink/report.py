@@ -64,7 +64,7 @@ details{padding:.6rem 1rem}summary{cursor:pointer;font-weight:600}pre{overflow-x
 .numbers td:nth-child(n+2){display:inline-block;padding-right:0}.numbers td:empty{display:none}
 td::before{content:attr(data-label) " ";color:var(--soft);font-size:.85em;font-weight:400}}
 @media print{:root{--ink:#000;--soft:#444;--page:#fff;--card:#fff;--line:#ccc}body{font-size:10pt;padding:0}
-.grid{grid-template-columns:1fr 1fr}}
+.grid{grid-template-columns:1fr 1fr}th,td{padding:.3rem .5rem;font-size:.78rem}}
 """
 
 
@@ -92,10 +92,8 @@ def render_table(summary: dict[str, Any]) -> str:
         return "no evaluation is recorded\n"
     lines = [COLUMNS, *rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS))]
-    return "".join(
-        "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]) + "\n"
-        for line in lines
-    )
+    padded = ([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in lines)
+    return "".join("  ".join(line) + "\n" for line in padded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,8 +190,9 @@ def _verdict(summary: dict[str, Any]) -> str:
     interval = f"95 % interval {100 * low:+.1f} to {100 * high:+.1f}"
     if low <= 0 <= high:
         return f"After is not distinguishable from before: {points}, {interval}, which contains 0."
-    levels = [_shown(_table(summary, name).get("accuracy"), "{:.1f} %", 100) for name in ("before", "after")]
-    return f"Accuracy {'rose' if mean > 0 else 'fell'} from {levels[0]} to {levels[1]}: {points} ({interval})."
+    before, after = (_shown(_table(summary, name).get("accuracy"), "{:.1f} %", 100) for name in ("before", "after"))
+    levels = "" if "-" in (before, after) else f" from {before} to {after}"
+    return f"Accuracy {'rose' if mean > 0 else 'fell'}{levels}: {points} ({interval})."
 
 
 def _words(value: Any) -> str:
@@ -227,11 +226,11 @@ def _figure(title: str, note: str, labels: tuple[str, str], draw: Callable[["Axe
 
     with rc_context({**STYLE, "svg.hashsalt": title}):
         figure = Figure(figsize=(WIDTH, HEIGHT))
-        axes = figure.add_axes((0.135, 0.175, 0.845, 0.705))
+        axes = figure.add_axes((0.155, 0.175, 0.825, 0.705))
         draw(axes)
         axes.set(xlabel=labels[0], ylabel=labels[1])
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.98), ncols=5, handlelength=1.4, columnspacing=1.2)
+            axes.legend(loc="lower left", bbox_to_anchor=(-0.06, 0.98), ncols=5, handlelength=1.4, columnspacing=1.2)
         out = io.StringIO()
         figure.savefig(out, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     drawing = out.getvalue().partition("<svg")[2].partition(">")[2]
@@ -242,18 +241,17 @@ def _figure(title: str, note: str, labels: tuple[str, str], draw: Callable[["Axe
 
 
 def _mark(run: _Run, axes: "Axes") -> None:
-    """Vertical marks where stages start (solid, named) and where other events happened (dashed)."""
-    stages, others = run.stages(), run.other_events()
+    """Vertical marks where stages start (solid, numbered) and where other events happened (dashed)."""
+    stages, others, steps = run.stages(), run.other_events(), run.columns("step")
+    axes.set_xlim(steps.min() - 0.5, steps.max() + 0.5)  # a panel is drawn only where there are steps
     for index, (step, name) in enumerate(stages if len(stages) > 1 else []):
         if index:
             axes.axvline(step - 0.5, color=GREY, lw=1)
         if len(stages) <= 8:
-            label = f"stage {name}"[:14].encode("ascii", "replace").decode()
+            label = ("" if index else "stage ") + name[:8].encode("ascii", "replace").decode()
             axes.text(step, 1.02, label, transform=axes.get_xaxis_transform(), size=7.5, color=GREY, parse_math=False)
     for step in others:
         axes.axvline(step, color=GREY, lw=0.9, ls=(0, (3, 3)), alpha=max(0.15, min(0.9, 12 / len(others))))
-    if (steps := run.columns("step")).size:
-        axes.set_xlim(steps.min() - 0.5, steps.max() + 0.5)
     axes.locator_params(axis="x", integer=True)
 
 
@@ -268,7 +266,7 @@ def _step_panel(run: _Run, panel: tuple[str, str, str, str, int, str]) -> str:
         else:
             axes.plot(x[thin], factor * y[thin], "o", ms=3, mew=0, color=colour, alpha=0.4)
             for start, end in itertools.pairwise([0, *np.searchsorted(x, [step for step, _ in run.stages()]), len(x)]):
-                smooth = running_mean((factor * y[start:end]).tolist(), reach=max((end - start) // 20, 2))
+                smooth = running_mean((factor * y[start:end]).tolist(), reach=min(max(len(x) // 40, 2), 50))
                 axes.plot(x[start:end][thin], smooth[thin], color=colour)
         if 0 <= y.min() <= y.max() / 2 or key == "window":
             axes.set_ylim(bottom=0)
@@ -360,7 +358,7 @@ def _cost_panel(run: _Run) -> str:
 def _page(run: _Run) -> str:
     title = html.escape(f"longthink run {run.name}")
     steps, tokens = run.columns("step"), run.columns("tokens/generated")
-    facts = [f"{steps.size} steps"] + [f"{tokens.max():,.0f} tokens generated in training"] * bool(tokens.size)
+    facts = [f"{steps.size} steps", f"{tokens.max(initial=0):,.0f} tokens generated in training"][: 2 if tokens.size else 1]
     facts += [_shown(run.summary.get(k), p) for k, p in (("seconds", "{:,.0f} s"), ("seed", "seed {:.0f}")) if k in run.summary]
     panels = [*(_step_panel(run, panel) for panel in PANELS), _validation_panels(run), _cost_panel(run), _curve_panel(run.curve)]
     verdict = f'<p class="verdict">{html.escape(_verdict(run.summary)).replace(" %", "&nbsp;%")}</p>' if run.summary else ""
@@ -372,7 +370,7 @@ def _page(run: _Run) -> str:
 <h1>{title}</h1><p class="note">{" · ".join(facts)}</p>{verdict}
 {_rows_table("numbers", COLUMNS, _summary_rows(run.summary))}
 <h2>Figures</h2>{empty}<p class="note">Light points are steps, the line is their running mean within a stage.
-A solid grey line starts a stage, a dashed one is another event.</p><div class="grid">{"".join(panels)}</div>
+A solid grey line with a number starts a stage, a dashed one is another event.</p><div class="grid">{"".join(panels)}</div>
 {_events(run.events)}{_recipe(run.recipe)}
 </body></html>
 """
@@ -382,11 +380,8 @@ def _rows_table(kind: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
     if not rows:
         return ""
     head = "".join(f"<th>{c}</th>" for c in columns)
-    cells = (
-        "".join(f'<td data-label="{c}">{html.escape(v) if v != "-" else ""}</td>' for c, v in zip(columns, row, strict=True))
-        for row in rows
-    )
-    body = "".join(f"<tr>{row}</tr>" for row in cells)
+    shown = ([(c, "" if v == "-" else html.escape(v)) for c, v in zip(columns, row, strict=True)] for row in rows)
+    body = "".join("<tr>" + "".join(f'<td data-label="{c}">{v}</td>' for c, v in row) + "</tr>" for row in shown)
     return f'<div class="scroll"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 

@@ -126,6 +126,18 @@ class Run:
         return max(rows, key=lambda r: (r["validation/accuracy"], r["step"]), default=None)
 
     @property
+    def complete(self) -> bool:
+        """True once the budget is spent."""
+        budget = self.recipe.budget
+        spent = bool(budget.max_generated_tokens) and self.generated_tokens >= budget.max_generated_tokens
+        return self.step >= budget.max_steps or spent
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """The newest checkpoint's folder."""
+        return max((self.folder / "checkpoints").glob("step_*"))
+
+    @property
     def generated_tokens(self) -> int:
         return int(self.rows[-1]["tokens/generated"]) if self.rows else 0
 

@@ -21,6 +21,7 @@ class Interval(NamedTuple):
 
     @property
     def contains_zero(self) -> bool:
+        """True when the data do not tell the estimate from 0."""
         return self.low <= 0.0 <= self.high
 
     def clipped(self, low: float, high: float) -> "Interval":

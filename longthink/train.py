@@ -17,6 +17,7 @@ from longthink.evaluate import Evaluation, evaluate
 from longthink.folder import ModelFolder
 from longthink.machine import resolve
 from longthink.metrics import aliased
+from longthink.model import ModelConfig
 from longthink.part import load_part
 from longthink.progress import Progress
 from longthink.recipe import Recipe, Stage
@@ -28,7 +29,7 @@ from longthink.summarize import summarize
 from longthink.tasks.base import Task
 from longthink.types import Batch, Sampling
 
-__all__ = ["Training", "train"]
+__all__ = ["Parent", "Training", "refuse_misfit", "train"]
 
 
 def train(recipe: Recipe, folder: Path, *, resume: bool = False, parent: "Parent | None" = None) -> Run:
@@ -66,7 +67,7 @@ class Training:
         self.recipe = recipe
         self._stack = ExitStack()
         model = ModelFolder(recipe.model.path)
-        _fits(recipe, model)
+        refuse_misfit(recipe, model.config)
         self.task = load_part(Task, recipe.task)
         self.reward = load_part(Reward, recipe.reward)
         self.triggers = [load_part(Trigger, s.until) if s.until else None for s in recipe.stage]
@@ -114,7 +115,7 @@ class Training:
         """Step after step until the budget ends."""
         if self.run.step < 0:
             self._begin()
-        while not self._finished() and not self.progress.stop_requested:
+        while not self.run.complete and not self.progress.stop_requested:
             step, started = self.run.step + 1, time.perf_counter()
             settings = fold(self.recipe, self.run.events)
             row = self._labels(step, settings) | self.train_step(step, settings)
@@ -167,11 +168,6 @@ class Training:
             "data/dropped_prompts": self.data.dropped,
         }
 
-    def _finished(self) -> bool:
-        budget = self.recipe.budget
-        spent = budget.max_generated_tokens and self.run.generated_tokens >= budget.max_generated_tokens
-        return self.run.step >= budget.max_steps or bool(spent)
-
     def _finish_step(self, step: int, settings: Settings, row: dict[str, Any]) -> None:
         """Write the row, decide, act, and save what is due: in this order, so that a resumed run repeats it."""
         run = self.run
@@ -185,7 +181,7 @@ class Training:
             self._act(event)
         best = run.best(settings.stage)
         is_best = best is not None and best["step"] == step
-        last = self._finished() or self.progress.stop_requested
+        last = self.run.complete or self.progress.stop_requested
         if event is not None or is_best or last or step % self.recipe.checkpoint.every == 0:
             self.progress.phase("checkpoint")
             self._checkpoint(step)
@@ -298,11 +294,11 @@ class _Clock:
         self.seconds = time.perf_counter() - self._started
 
 
-def _fits(recipe: Recipe, model: ModelFolder) -> None:
+def refuse_misfit(recipe: Recipe, config: ModelConfig) -> None:
     """Refuse a window the model has no positions for, before anything is loaded."""
     widest = max(recipe.last_window, recipe.validation.window)
-    if widest >= model.config.max_positions:
+    if widest >= config.max_positions:
         raise RecipeError(
-            f"the widest window is {widest} tokens, {recipe.model.path} has {model.config.max_positions} positions for prompt and "
+            f"the widest window is {widest} tokens, {recipe.model.path} has {config.max_positions} positions for prompt and "
             "response together; lower rollout.window and the stages' windows"
         )

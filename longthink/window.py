@@ -88,9 +88,7 @@ def recommend(curve: WindowCurve, max_window: int) -> Recommendation:
     reached = [0.0, *(i.mean for i in curve.accuracy)][: len(cutoffs)]
     final = reached[-1]
     if final <= 0.0:
-        return Recommendation(
-            max_window, True, f"no sample was correct within {cutoffs[-1]} tokens: the curve cannot guide a schedule"
-        )
+        return Recommendation(max_window, True, f"no sample was correct within {cutoffs[-1]} tokens: the curve is no guide")
     half = float(np.interp(max_window / 2, cutoffs, reached))
     if half < REACHED * final:
         why = f"the rise comes late: {half:.1%} at {max_window / 2:.0f} tokens, less than half of the final {final:.1%}"
@@ -100,9 +98,7 @@ def recommend(curve: WindowCurve, max_window: int) -> Recommendation:
     for i in range(max(steepest, 1), len(cutoffs) - 1):
         if gains[i] < TAPERED * gains[steepest] and reached[i] >= REACHED * final:
             gain, most = (_in_words(g, max_window) for g in (gains[i], gains[steepest]))
-            why = (
-                f"past {cutoffs[i]} tokens the gain is {gain}, less than half of the steepest, {most} from {cutoffs[steepest]} on"
-            )
+            why = f"past {cutoffs[i]} tokens the gain is {gain}, below half of the steepest ({most} from {cutoffs[steepest]} on)"
             why += f"; accuracy there is {reached[i]:.1%} of a final {final:.1%}"
             return Recommendation(cutoffs[i], False, why)
     return Recommendation(max_window, True, f"the gain does not taper off before {cutoffs[-1]} tokens")

@@ -238,7 +238,7 @@ def test_set_of_a_place_that_is_not_there(staged_file: Path, override: str) -> N
         ("learner.betas=0.9", "learner.betas: Input should be a valid"),
         ("tensorboard=maybe", "tensorboard: Input should be a valid boolean"),
         ("name=3", "name: Input should be a valid string"),
-        ("loss=3", "loss: Input should be a valid"),
+        ("loss=3", "loss: Input should be an object"),
         ("task=countdown", "task: Input should be"),
         ("loss.kind=ppo", "loss.kind: Input should be 'grpo' or 'nll', got 'ppo'"),
         ("aliases=[1]", "aliases.0: Input should be 'verl' or 'trl', got 1"),

@@ -7,6 +7,7 @@ are copied nowhere: the replicas stay bitwise equal.
 
 import ctypes
 import signal
+import time
 import traceback
 from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
@@ -39,7 +40,7 @@ class _SharedSum:
     """Adds gradients across ranks through shared memory, in rank order, so every rank gets the same bits."""
 
     def __init__(self, world: int, size: int, context: Any) -> None:
-        self.slots = torch.zeros(world, size).share_memory_()
+        self.slots = torch.zeros(world, size).share_memory_()  # type: ignore[no-untyped-call]
         self.barrier = context.Barrier(world)
 
     def reducer(self, rank: int) -> Any:
@@ -109,6 +110,9 @@ class _Rank:
 
     def load(self, folder: Path, optimizer: bool) -> None:
         self.learner.load(folder, optimizer=optimizer)
+
+    def cpu_seconds(self) -> float:
+        return time.process_time()
 
     def freeze_reference(self) -> None:
         self.learner.freeze_reference()
@@ -207,6 +211,10 @@ class LocalCluster:
             self._gather()  # a peer's own story explains a broken barrier better than ours
             raise
         return [mine, *self._gather()]
+
+    def cpu_seconds(self) -> float:
+        """CPU time all ranks have used so far."""
+        return float(sum(self._call("cpu_seconds")))
 
     def close(self) -> None:
         """End the peers."""

@@ -6,10 +6,10 @@ from typing import Protocol
 from longthink.model import Decoder
 from longthink.types import Request, Rollout, RolloutId
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "Stream"]
 
 
-class Engine(Protocol):
+class Stream(Protocol):
     """Requests in at any time, rollouts out as they end, in any order."""
 
     def submit(self, request: Request) -> None:
@@ -23,6 +23,10 @@ class Engine(Protocol):
     def abort(self, id: RolloutId) -> Rollout:
         """Take a request out and return what it has; its segments can be submitted again."""
         ...
+
+
+class Engine(Stream, Protocol):
+    """A stream that samples from weights it is given."""
 
     def load(self, decoder: Decoder, version: int) -> None:
         """Sample from these weights from now on."""

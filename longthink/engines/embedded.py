@@ -179,7 +179,7 @@ class EmbeddedEngine:
             block, causal = (len(part), width), attend_blocks([(len(part), width)])
 
             def attend(index: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-                grids = (p.unflatten(0, block)[source] for p in (k, v))  # noqa: B023
+                grids = (p.view(*block, *p.shape[1:])[source] for p in (k, v))  # noqa: B023
                 cache.store(index, target, *grids)  # noqa: B023
                 return causal(index, q, k, v)  # noqa: B023
 

@@ -229,7 +229,7 @@ class LocalLearner:
             total = total - loss.entropy * (entropy * weights).sum()
         sums.add("policy/entropy/mean", entropy.detach().sum(), count)
         sums.add("policy/sampled_nll/mean", -logprobs.detach().sum(), count)
-        total.backward()
+        torch.autograd.backward(total)
 
     # -- state --------------------------------------------------------------------------------------------------
 

@@ -5,18 +5,24 @@ Prompt `3 7 12 -> 79`; a response thinks in attempts and ends with an expression
 """
 
 import itertools
-from collections.abc import Iterator
-from typing import NamedTuple
+import re
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from longthink.errors import TaskError
 from longthink.rng import derive_seed, rng
 from longthink.tasks.base import Task
 from longthink.types import Problem
 
-__all__ = ["Countdown"]
+__all__ = ["WORDS", "Countdown", "TraceQuality", "trace_quality"]
 
+WORDS = (*map(str, range(100)), "+", "-", "*", "=", ",", "?", "yes", "no", "wait", "(", ")", "->")
+
+EQUATION = re.compile(r"(\d+) ([-+*]) (\d+) = (\d+)")
+VERDICT = re.compile(r"(\d+) \? (\d+) (yes|no)\b")
 TEST_SHARE, VALIDATION_SHARE = 0.15, 0.10
 
 
@@ -58,15 +64,23 @@ class Countdown(Task):
     def size(self, split: str) -> int | None:
         return None
 
+    @model_validator(mode="after")
+    def _solvable(self) -> Self:
+        if self.low > self.high or self.min_target > self.limit or self.high > self.limit:
+            raise ValueError("expected low <= high <= limit and min_target <= limit: no problem fits otherwise")
+        return self
+
     def problem(self, split: str, index: int) -> Problem:
+        if split not in ("train", "validation", "test"):
+            raise TaskError(f"countdown has no split {split!r}; expected train, validation or test")
         draw = rng(self.seed, "countdown", split, index)
         while True:
             numbers = tuple(int(n) for n in draw.integers(self.low, self.high + 1, self.count))
             if self.split_of(numbers) != split:
                 continue
-            *_, last = self._chain(list(numbers), draw, None) or [None]
-            if last and last.result >= self.min_target and last.result not in numbers:
-                return self.make(numbers, last.result)
+            chain = self._chain(list(numbers), draw, None)
+            if chain and chain[-1].result >= self.min_target and chain[-1].result not in numbers:
+                return self.make(numbers, chain[-1].result)
 
     def make(self, numbers: tuple[int, ...], target: int) -> Problem:
         """The problem of these numbers and this target; its id is its content."""
@@ -107,9 +121,10 @@ class Countdown(Task):
         chain: list[Move] = []
         for _ in range(self.max_attempts):
             aim = target if skilled and random.random() < 0.8 else None
-            chain = self._chain(numbers, random, aim)
-            if not chain:
+            tried = self._chain(numbers, random, aim)
+            if not tried:
                 continue
+            chain = tried
             hit = chain[-1].result == target
             steps = " , ".join(f"{m.left} {m.op} {m.right} = {m.result}" for m in chain)
             words.append(f"{steps} ? {target} {'yes' if hit else 'no'}")
@@ -142,11 +157,48 @@ def expression(chain: list[Move]) -> str:
     >>> expression([Move(13, "*", 7, 91), Move(91, "-", 12, 79)])
     '( 13 * 7 ) - 12'
     """
-    known: dict[int, str] = {}
+    pending: list[tuple[int, str]] = []
     text = ""
+
+    def operand(value: int) -> str:
+        for index, (result, known) in enumerate(pending):
+            if result == value:
+                del pending[index]
+                return known
+        return str(value)
+
     for move in chain:
-        left = known.pop(move.left, str(move.left))
-        right = known.pop(move.right, str(move.right))
-        text = f"{left} {move.op} {right}"
-        known[move.result] = f"( {text} )"
+        text = f"{operand(move.left)} {move.op} {operand(move.right)}"
+        pending.append((move.result, f"( {text} )"))
     return text
+
+
+class TraceQuality(NamedTuple):
+    """How far a model's thinking can be trusted: shares over all its equations and verdicts."""
+
+    false_equations: float
+    verdict_precision: float
+    verdict_recall: float
+
+
+def trace_quality(texts: Iterable[str]) -> TraceQuality:
+    """Of all `a op b = c`, the share that is false; of all `r ? t yes|no`, precision and recall of `yes` for r = t.
+
+    Nothing of a kind found counts as worst: 1.0 false, precision or recall 0.0.
+
+    >>> trace_quality(["3 + 4 = 7 , 7 * 2 = 15 ? 15 yes", "3 + 4 = 7 , 7 - 2 = 5 ? 9 no"])
+    TraceQuality(false_equations=0.25, verdict_precision=1.0, verdict_recall=1.0)
+    """
+    equations = false = said_yes = right_yes = hits = 0
+    for text in texts:
+        for a, op, b, c in EQUATION.findall(text):
+            equations += 1
+            false += int(c) != {"+": int(a) + int(b), "-": int(a) - int(b), "*": int(a) * int(b)}[op]
+        for result, target, verdict in VERDICT.findall(text):
+            hit, yes = result == target, verdict == "yes"
+            hits, said_yes, right_yes = hits + hit, said_yes + yes, right_yes + (hit and yes)
+    return TraceQuality(
+        false / equations if equations else 1.0,
+        right_yes / said_yes if said_yes else 0.0,
+        right_yes / hits if hits else 0.0,
+    )

@@ -1,0 +1,129 @@
+"""`longthink check`: everything about a recipe that can be known before it runs."""
+
+from pathlib import Path
+
+from longthink.data import prompt_ids
+from longthink.engines.cache import SlotCache
+from longthink.errors import LongthinkError, TaskError
+from longthink.folder import ModelFolder
+from longthink.machine import resolve
+from longthink.model import ModelConfig
+from longthink.part import load_part
+from longthink.recipe import Recipe
+from longthink.rewards.base import Reward
+from longthink.rewards.pool import RewardPool
+from longthink.tasks.base import Task
+from longthink.train import refuse_misfit
+from longthink.types import Problem
+
+__all__ = ["arithmetic", "check", "count_parameters", "refused_golds"]
+
+
+def check(recipe: Recipe, *, golds: int) -> int:
+    """Print the batch arithmetic and grade golds; 1 when the recipe's own verifier refuses one.
+
+    Raises: LongthinkError for whatever would stop the run at its start. A missing model folder is only
+    named: a recipe can be checked before its model is there.
+    """
+    task, reward = load_part(Task, recipe.task), load_part(Reward, recipe.reward)
+    size = task.size("train")
+    if size == 0:
+        raise TaskError("the training split is empty; fix `task` in the recipe")
+    model = ModelFolder(recipe.model.path) if Path(recipe.model.path).exists() else None
+    if model is None:
+        print(f"model folder {recipe.model.path} is not there: positions, prompts and memory are not checked")
+    else:
+        refuse_misfit(recipe, model.config)
+    problems = [task.problem("train", i) for i in range(min(golds, size or golds))]
+    if model is not None:
+        lengths = [prompt_ids(model.tokenizer, p, recipe.rollout) for p in problems]
+        kept = [len(ids) for ids in lengths if ids is not None]
+        if not kept:
+            raise TaskError(f"every prompt is longer than rollout.max_prompt_tokens = {recipe.rollout.max_prompt_tokens}; raise it")
+        print(f"prompts: {min(kept)} to {max(kept)} tokens, {len(lengths) - len(kept)} of {len(lengths)} dropped as too long")
+    print("\n".join(arithmetic(resolve_if_possible(recipe), model.config if model else None)))
+    refused = refused_golds(task, reward, recipe.reward["kind"], problems, recipe.workers)
+    print(f"golds: {len(problems) - len(refused)} of {len(problems)} accepted by the recipe's own verifier")
+    for line in refused[:10]:
+        print(f"  {line}")
+    return 1 if refused else 0
+
+
+def resolve_if_possible(recipe: Recipe) -> Recipe:
+    """The resolved recipe, or the recipe itself when it is meant for another machine."""
+    try:
+        return resolve(recipe)
+    except LongthinkError:
+        return recipe
+
+
+def refused_golds(task: Task, reward: Reward, kind: str, problems: list[Problem], workers: int) -> list[str]:
+    """One line for every problem whose gold answer its own verifier does not accept."""
+    with RewardPool(reward, kind, workers) as pool:
+        for index, problem in enumerate(problems):
+            pool.submit(index, task.gold_response(problem), problem.gold)
+        verdicts = pool.drain()
+    return [
+        f"problem {p.id}: gold {p.gold!r} graded {verdicts[i].score} ({verdicts[i].status})"
+        for i, p in enumerate(problems)
+        if verdicts[i].score != 1.0
+    ]
+
+
+def count_parameters(c: ModelConfig) -> int:
+    """Parameters of the decoder.
+
+    A layer has H·(heads + 2·kv)·D + heads·D·H for attention and 3·H·intermediate for the MLP.
+    """
+    heads, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
+    attention = c.hidden_size * (2 * heads + 2 * kv) + (heads + 2 * kv) * c.qkv_bias + c.hidden_size * c.output_bias
+    mlp = 3 * c.hidden_size * c.intermediate_size + (2 * c.intermediate_size + c.hidden_size) * c.mlp_bias
+    layer = attention + mlp + 2 * c.hidden_size + 2 * c.head_dim * c.qk_norm
+    return c.num_layers * layer + c.vocab_size * c.hidden_size * (1 if c.tied else 2) + c.hidden_size
+
+
+def arithmetic(recipe: Recipe, config: ModelConfig | None) -> list[str]:
+    """Lines that say how many prompts, rollouts, tokens and updates a step has, and what memory it needs."""
+    r, s = recipe.rollout, recipe.learner
+    minibatch = s.minibatch_prompts or r.prompts
+    updates = -(-r.prompts // minibatch) * s.epochs
+    lines = [
+        f"step: {r.prompts} prompts x {r.group_size} rollouts = {r.prompts * r.group_size} rollouts, "
+        f"at most {r.prompts * r.group_size * r.window:,} tokens at window {r.window}",
+        f"updates: {updates} a step, each over {minibatch} prompts = {minibatch * r.group_size} rollouts, "
+        f"computed {s.microbatch_tokens:,} padded tokens at a time",
+        f"budget: {recipe.budget.max_steps} steps"
+        + (f" or {recipe.budget.max_generated_tokens:,} generated tokens" if recipe.budget.max_generated_tokens else ""),
+    ]
+    for index, stage in enumerate(recipe.stage):
+        until = stage.until["kind"] if stage.until else "the budget ends"
+        steps = f", at most {stage.max_steps} steps" if stage.max_steps else ""
+        lines.append(f"stage {index}: window {stage.window or r.window}, until {until}{steps}")
+    return lines + (_memory(recipe, config) if config else [])
+
+
+def _memory(recipe: Recipe, config: ModelConfig) -> list[str]:
+    """Bytes by use: fp32 weights, gradients and two moments, the sampler's copy, the cache, a chunk of logits."""
+    import torch
+
+    parameters = count_parameters(config)
+    dtype = getattr(torch, recipe.model.dtype if recipe.model.dtype != "auto" else "bfloat16")
+    context = recipe.rollout.max_prompt_tokens + recipe.last_window
+    rows = min(recipe.engine.max_rows, recipe.rollout.prompts * recipe.rollout.group_size)
+    wanted = rows * context * SlotCache.bytes_per_token(config, dtype)
+    cache = min(wanted, int(recipe.engine.cache_gb * 2**30))
+    uses = {
+        "weights, gradients, AdamW": 16 * parameters,
+        "reference": 4 * parameters if recipe.loss.kl else 0,
+        "sampler weights": dtype.itemsize * parameters,
+        "cache": cache,
+        "logits": 3 * 4 * recipe.learner.head_chunk * config.vocab_size,
+    }
+    processes = max(1, recipe.model.processes)
+    total = sum(uses.values()) * processes
+    each = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in uses.items() if size)
+    held = min(rows, cache // (context * SlotCache.bytes_per_token(config, dtype)))
+    return [
+        f"memory: {total / 2**30:.2f} GiB beside activations, in {processes} process(es): {each} GiB each; "
+        f"{parameters:,} parameters, {held} rollouts of {context} tokens side by side",
+    ]

@@ -1,0 +1,131 @@
+"""The command line: one verb, one function. A user's mistake prints one message and exits with status 2."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from longthink.errors import LongthinkError, RecipeError
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status: 0 done, 1 failed a check, 2 refused, 130 interrupted."""
+    args = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = args.command
+    try:
+        return command(args)
+    except LongthinkError as e:
+        print(f"longthink: {e}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("longthink: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="longthink", description="Small language models learn to reason by RL with verifiable rewards.")
+    verbs = parser.add_subparsers(required=True, metavar="train|eval|check|report")
+    t = verbs.add_parser("train", help="run a recipe")
+    t.add_argument("recipe", nargs="?", help="a TOML file; with --resume the run's own recipe is the default")
+    t.add_argument("--out", type=Path, help="the run folder (default runs/<name>)")
+    t.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override a key of the recipe")
+    t.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    t.add_argument("--from", dest="parent", metavar="RUN[@STEP]", help="begin with the weights of another run's checkpoint")
+    t.add_argument("--with", dest="extras", action="append", default=[], choices=("optimizer", "data"), help="what else --from takes")
+    t.set_defaults(command=_train)
+    e = verbs.add_parser("eval", help="avg@n of a model folder on a data file, with an interval")
+    e.add_argument("model", help="a Hugging Face folder (a checkpoint is one)")
+    e.add_argument("--on", action="append", required=True, metavar="FILE", help="a json, jsonl or parquet file; may be repeated")
+    e.add_argument("-n", "--samples", type=int, default=16)
+    e.add_argument("--problems", type=int, default=1_000_000, help="at most so many problems a file")
+    e.add_argument("--window", type=int, default=32768, help="longest response in tokens")
+    e.add_argument("--temperature", type=float, default=0.6)
+    e.add_argument("--top-p", type=float, default=0.95)
+    e.add_argument("--suffix", default="", help="added to every prompt")
+    e.add_argument("--reward", default="math", help="the verifier's kind")
+    e.add_argument("--seed", type=int, default=0)
+    e.add_argument("--out", type=Path, help="write eval.json and samples.jsonl into this folder")
+    e.add_argument("--set", action="append", default=[], metavar="a.b=c", help="engine and model settings, as in a recipe")
+    e.set_defaults(command=_eval)
+    c = verbs.add_parser("check", help="validate a recipe, grade its golds, print its arithmetic")
+    c.add_argument("recipe")
+    c.add_argument("--set", action="append", default=[], metavar="a.b=c")
+    c.add_argument("--golds", type=int, default=1000, help="grade so many golds")
+    c.set_defaults(command=_check)
+    r = verbs.add_parser("report", help="write report.html for a run folder")
+    r.add_argument("run", type=Path)
+    r.set_defaults(command=_report)
+    return parser
+
+
+def _train(args: argparse.Namespace) -> int:
+    from longthink.recipe import load_recipe
+    from longthink.run import Run
+    from longthink.train import Parent, train
+
+    if args.recipe is None and not (args.resume and args.out):
+        raise RecipeError("train: give a recipe, or --resume with --out RUN")
+    if args.set and args.recipe is None:
+        raise RecipeError("train: --set needs a recipe; a resumed run keeps the recipe it began with")
+    recipe = load_recipe(args.recipe, args.set) if args.recipe else None
+    folder = args.out or Path("runs") / (recipe.name if recipe else "")
+    if args.extras and not args.parent:
+        raise RecipeError("train: --with says what --from takes beside the weights; give --from RUN[@STEP]")
+    if args.resume:
+        if args.parent:
+            raise RecipeError("train: --resume goes on with a run, --from begins another; give one of them")
+        recipe = Run.open(folder, recipe).recipe
+    assert recipe is not None
+    parent = None
+    if args.parent:
+        parent = Parent(_checkpoint_of(args.parent), optimizer="optimizer" in args.extras, data="data" in args.extras)
+    run = train(recipe, folder, resume=args.resume, parent=parent)
+    if run.complete:
+        print(f"done: {run.folder} after step {run.step}; the model is {run.last_checkpoint}")
+        return 0
+    print(f"stopped after step {run.step}; go on with: longthink train --out {run.folder} --resume")
+    return 130
+
+
+def _checkpoint_of(text: str) -> Path:
+    """The checkpoint folder of RUN or RUN@STEP. Raises: RecipeError naming the steps there are."""
+    from longthink.checkpoint import checkpoint_path
+
+    run, at, step = text.partition("@")
+    found = sorted((Path(run) / "checkpoints").glob("step_*"))
+    if not found:
+        raise RecipeError(f"--from {text}: {run} has no checkpoints; expected a run folder")
+    if not at:
+        return found[-1]
+    path = checkpoint_path(Path(run), int(step)) if step.isdigit() else None
+    if path not in found:
+        there = ", ".join(str(int(p.name[5:])) for p in found)
+        raise RecipeError(f"--from {text}: no checkpoint of step {step!r}; there are {there}")
+    return path
+
+
+def _eval(args: argparse.Namespace) -> int:
+    from longthink.benchmark import run_benchmarks
+
+    return run_benchmarks(args)
+
+
+def _check(args: argparse.Namespace) -> int:
+    from longthink.check import check
+    from longthink.recipe import load_recipe
+
+    return check(load_recipe(args.recipe, args.set), golds=args.golds)
+
+
+def _report(args: argparse.Namespace) -> int:
+    from longthink.report import write_report
+
+    print(write_report(args.run))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
