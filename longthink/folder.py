@@ -20,7 +20,16 @@ from longthink.types import Ints, Problem
 __all__ = ["ModelFolder", "Tokenizer", "read_config", "read_weights", "tiny_folder", "write_weights"]
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-NOT_TEXT = {WEIGHTS, INDEX, "config.json"}
+SIDE_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "vocab.json",
+    "merges.txt",
+)
 
 
 class Tokenizer:
@@ -147,9 +156,8 @@ class ModelFolder:
 
     def side_files(self) -> dict[str, bytes]:
         """Config, tokenizer and template files, to be written beside new weights."""
-        suffixes = (".json", ".jinja", ".txt", ".model")
-        paths = (p for p in sorted(self.folder.iterdir()) if p.is_file() and p.suffix in suffixes)
-        return {p.name: p.read_bytes() for p in paths if p.name not in (WEIGHTS, INDEX)}
+        paths = sorted(path for pattern in SIDE_FILES for path in self.folder.glob(pattern))
+        return {p.name: p.read_bytes() for p in paths}
 
 
 def tiny_folder(folder: Path, words: Sequence[str], *, seed: int, template: str, **shape: Any) -> None:

@@ -40,7 +40,7 @@ def kl_k3(logprobs: Float[Tensor, " n"], reference_logprobs: Float[Tensor, " n"]
     Source: Schulman 2020; DeepScaleR's code ("low_var_kl", result clamped to [-10, 10]).
     """
     d = (reference_logprobs - logprobs).clamp(-20.0, 20.0)
-    return (torch.exp(d) - d - 1.0).clamp(max=10.0)
+    return (torch.expm1(d) - d).clamp(max=10.0)  # exp(d) - d - 1 rounds below zero for small d
 
 
 def token_weights(

@@ -27,6 +27,7 @@ from longthink.run import Run
 from longthink.settings import Settings, fold
 from longthink.summarize import summarize
 from longthink.tasks.base import Task
+from longthink.tensorboard import TensorBoard
 from longthink.types import Batch, Sampling
 
 __all__ = ["Parent", "Training", "refuse_misfit", "train"]
@@ -81,6 +82,9 @@ class Training:
             self._stack.callback(self.cluster.close)
             self.pool = self._stack.enter_context(RewardPool(self.reward, recipe.reward["kind"], recipe.workers))
             self._restore(resume, parent)
+            self.board = TensorBoard(folder, self.run.step) if recipe.tensorboard else None
+            if self.board is not None:
+                self._stack.callback(self.board.close)
         except BaseException:
             self._stack.close()
             raise
@@ -172,6 +176,8 @@ class Training:
         """Write the row, decide, act, and save what is due: in this order, so that a resumed run repeats it."""
         run = self.run
         run.append_row(aliased(row, self.recipe.aliases))
+        if self.board is not None:
+            self.board.write(run.rows[-1])
         run.step = step
         self._refuse_silence()
         event = run.recorded.get(step) or self._decide(step, settings)

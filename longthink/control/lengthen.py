@@ -26,7 +26,7 @@ class Lengthen(Trigger):
 
     def fires(self, rows: Rows) -> dict[str, Any] | None:
         checked = [r for r in rows if "validation/accuracy" in r][-self.validations :]
-        recent = rows[-self.steps :]
+        recent = [r for r in rows if "length/mean" in r][-self.steps :]  # a step without a group has no length
         if len(checked) < self.validations or len(recent) < self.steps:
             return None
         accuracy = _slope(checked, "validation/accuracy")

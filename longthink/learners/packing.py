@@ -17,7 +17,7 @@ def microbatches(lengths: Ints, budget: int) -> list[Plan]:
     Rows are sorted by length, longest first, so a block's first row is its width. A micro-batch holds at
     most `budget` padded tokens, unless one row alone exceeds it. Every row appears once; ties keep their order.
 
-    >>> [[b.tolist() for b in m] for m in microbatches(np.array([5, 2, 3, 5]), 15)]
+    >>> [[b.tolist() for b in m] for m in microbatches(np.array([5, 2, 3, 5]), 16)]
     [[[0, 3], [2, 1]]]
     >>> [[b.tolist() for b in m] for m in microbatches(np.array([5, 2, 3, 5]), 8)]
     [[[0]], [[3], [2]], [[1]]]

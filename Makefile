@@ -1,0 +1,39 @@
+# Everything runs from a virtual environment made here; nothing else is needed than Python 3.11+ and its venv module.
+PYTHON ?= python3
+SEED ?= 0
+OUT ?= runs/quickstart_$(SEED)
+BIN := .venv/bin
+
+.PHONY: quickstart control direct test test-full lint bench study install clean
+
+install: .venv/core
+.venv/core: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "python3-venv is missing: apt install python3-venv"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+.venv/dev: .venv/core
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+quickstart: .venv/core  ## the main job on Countdown: a report in OUT after about five minutes
+	$(BIN)/python -m longthink.quickstart main --seed $(SEED) --out $(OUT)
+control: .venv/core  ## the same CPU seconds spent on more fine-tuning, beside the main job in OUT
+	$(BIN)/python -m longthink.quickstart control --seed $(SEED) --out $(OUT)
+direct: .venv/core  ## the same generated tokens, trained at the last window from the start
+	$(BIN)/python -m longthink.quickstart direct --seed $(SEED) --out $(OUT)
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+test: lint  ## the suite: at most 7 minutes on 2 cores
+	$(BIN)/python -m pytest -m "not full"
+test-full: lint  ## every kill point and every row
+	$(BIN)/python -m pytest
+
+bench:  ## ratios against TRL and transformers, each in its own environment
+	benchmarks/run
+study: .venv/core  ## a resumable experiment: make study NAME=quickstart
+	$(BIN)/python benchmarks/study.py $(NAME)
+clean:
+	rm -rf .venv .venv-peer .mypy_cache .ruff_cache

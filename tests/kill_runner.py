@@ -1,0 +1,121 @@
+"""Runs a tiny training job in forked children, one of which dies at its k-th write, fsync or rename.
+
+Usage: kill_runner.py WARM_MODEL FOLDER FAULT K... with FAULT one of none, kill, torn, full. For every k the job
+runs in FOLDER/k until the fault, then again with resume until its end. Prints one JSON line per k: how both ended.
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from longthink import storage
+from longthink.errors import LongthinkError
+from longthink.recipe import Recipe, parse_recipe
+from longthink.run import Run
+from longthink.train import train
+
+RECIPE: dict[str, Any] = {
+    "name": "kill",
+    "seed": 3,
+    "task": {"kind": "countdown", "count": 2, "high": 6, "min_target": 2, "seed": 1},
+    "reward": {"kind": "countdown"},
+    "workers": 1,
+    "rollout": {"prompts": 4, "group_size": 4, "window": 24},
+    "loss": {"kl": 0.01, "entropy": 0.001},
+    "learner": {"lr": 1e-3, "minibatch_prompts": 2},
+    "validation": {"every": 1, "problems": 4, "samples": 2},
+    "checkpoint": {"every": 2, "keep": 1},
+    "budget": {"max_steps": 4},
+    "stage": [{"window": 24, "max_steps": 2}, {"window": 48, "begin_from": "best"}],
+}
+
+
+def recipe(model: str) -> Recipe:
+    return parse_recipe(RECIPE | {"model": {"path": model, "dtype": "float32", "processes": 1, "threads": 1}}, "kill")
+
+
+class Faulty:
+    """Stands in for `os` inside longthink.storage and strikes at the k-th call that matters."""
+
+    def __init__(self, fault: str, k: int) -> None:
+        self.fault, self.k, self.count = fault, k, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def _strikes(self) -> bool:
+        self.count += 1
+        return self.count == self.k and self.fault != "none"
+
+    def _die(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def write(self, descriptor: int, data: Any) -> int:
+        if self._strikes():
+            if self.fault == "full":
+                raise OSError(28, "No space left on device")
+            if self.fault == "torn":
+                os.write(descriptor, data[: max(1, len(data) // 2)])
+            self._die()
+        return os.write(descriptor, data)
+
+    def fsync(self, descriptor: int) -> None:
+        if self._strikes():
+            if self.fault == "full":
+                raise OSError(28, "No space left on device")
+            self._die()
+
+    def replace(self, source: Any, target: Any) -> None:
+        if self._strikes():
+            if self.fault == "full":
+                raise OSError(28, "No space left on device")
+            self._die()
+        os.replace(source, target)
+
+
+def job(model: str, folder: Path, faulty: Faulty | None) -> int:
+    """Train from the beginning, or go on where a run is there; 0 done, 2 refused with a message."""
+    if faulty is not None:
+        storage.os = faulty  # type: ignore[assignment]
+    try:
+        resume = (folder / "recipe.toml").exists()
+        train(Run.open(folder, None).recipe if resume else recipe(model), folder, resume=resume)
+    except LongthinkError as e:
+        print(json.dumps({"message": str(e)}), file=sys.stderr)
+        return 2
+    if faulty is not None:
+        (folder / "calls").write_text(str(faulty.count))
+    return 0
+
+
+def forked(model: str, folder: Path, faulty: Faulty | None) -> int:
+    """The exit status of the job in a child; negative for a signal."""
+    child = os.fork()
+    if child == 0:
+        status = 70
+        try:
+            devnull = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(devnull, 1)
+            status = job(model, folder, faulty)
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    model, root, fault, *ks = sys.argv[1:]
+    for k in map(int, ks):
+        folder = Path(root) / str(k)
+        first = forked(model, folder, Faulty(fault, k))
+        second = forked(model, folder, None) if fault != "none" else 0
+        print(json.dumps({"k": k, "first": first, "second": second}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from longthink.advantage import advantages
+from longthink.recipe import AdvantageSettings
+from longthink.types import Batch, Group, Problem, Rollout, RolloutId, Sampling, Segment, Verdict
+
+PLAIN = AdvantageSettings(std="none", epsilon=0.0)
+EXACT = AdvantageSettings(std="unbiased", epsilon=0.0)
+
+
+def batch_of(*rewards_per_group):
+    """Groups with these rewards; rollout k of a group has k + 1 response tokens after a prompt of two."""
+    groups = []
+    for g, rewards in enumerate(rewards_per_group):
+        problem = Problem(str(g), (), gold=None)
+        rollouts = tuple(
+            Rollout(RolloutId(g, k), problem, np.array([7, 8]), (policy(k + 1),), "stop", Sampling(), 16) for k in range(len(rewards))
+        )
+        groups.append(Group(problem, rollouts, tuple(Verdict(r, "ok") for r in rewards), tuple(rewards)))
+    return Batch.of(groups)
+
+
+def policy(count):
+    return Segment("policy", np.arange(count), np.zeros(count, np.float32))
+
+
+def tool(count):
+    return Segment("tool", np.arange(count))
+
+
+def per_rollout(batch, settings=EXACT):
+    """One advantage a rollout, after checking that all its tokens carry the same one."""
+    done = advantages(batch, settings)
+    assert done.advantages.shape == batch.tokens.shape
+    values = [set(done.advantages[batch.row == row].tolist()) for row in range(len(batch))]
+    assert all(len(v) == 1 for v in values)
+    return [v.pop() for v in values]
+
+
+@pytest.mark.parametrize(
+    ("settings", "winner", "loser"),
+    [
+        (EXACT, 1.5, -0.5),  # mean 1/4, unbiased variance (9/16 + 3/16) / 3 = 1/4
+        (PLAIN, 0.75, -0.25),
+        (AdvantageSettings(), 0.75 / 0.500001, -0.25 / 0.500001),
+        (AdvantageSettings(epsilon=1e-4), 0.75 / 0.5001, -0.25 / 0.5001),
+        (AdvantageSettings(std="none", epsilon=1e-4), 0.75, -0.25),  # epsilon belongs to the std
+    ],
+)
+def test_one_winner_in_four(settings, winner, loser):
+    assert per_rollout(batch_of([1, 0, 0, 0]), settings) == [np.float32(winner)] + [np.float32(loser)] * 3
+
+
+def test_the_recipes_defaults_are_the_unbiased_std_and_a_millionth():
+    assert AdvantageSettings() == AdvantageSettings(std="unbiased", epsilon=1e-6)
+
+
+def test_two_rollouts_by_hand():
+    # mean 1/2, unbiased variance 1/2: each lies sqrt(1/2) away from the mean in units of the std
+    assert per_rollout(batch_of([1, 0])) == pytest.approx([0.5**0.5, -(0.5**0.5)])
+
+
+def test_groups_do_not_see_each_other():
+    both = per_rollout(batch_of([1, 0, 0, 0], [5, 3]))
+    assert both == per_rollout(batch_of([1, 0, 0, 0])) + per_rollout(batch_of([5, 3]))
+
+
+@pytest.mark.parametrize("settings", [EXACT, PLAIN, AdvantageSettings()])
+@pytest.mark.parametrize("rewards", [[0.0] * 4, [1.0] * 4, [0.1] * 7, [1e20] * 3, [-0.3] * 11, [1.0], [0.0], [-2.5]])
+def test_equal_rewards_and_single_rollouts_give_exactly_zero(rewards, settings):
+    assert per_rollout(batch_of(rewards), settings) == [0.0] * len(rewards)
+
+
+def test_a_rounded_mean_would_not_have_given_zero():
+    rewards = np.array([0.1] * 7)
+    assert rewards.mean() != 0.1  # what makes the case above worth testing
+
+
+def test_every_token_carries_its_rollouts_value_also_around_a_tool_segment():
+    problem = Problem("p", (), gold=None)
+    prompt = np.array([7, 8])
+    first = Rollout(RolloutId(0, 0), problem, prompt, (policy(2), tool(3), policy(1)), "stop", Sampling(), 16)
+    second = Rollout(RolloutId(0, 1), problem, prompt, (policy(4),), "length", Sampling(), 16)
+    batch = Batch.of([Group(problem, (first, second), (Verdict(1.0, "ok"), Verdict(0.0, "ok")), (1.0, 0.0))])
+    done = advantages(batch, PLAIN)
+    assert done.advantages.tolist() == [0.5] * 8 + [-0.5] * 6
+    assert batch.loss_mask.tolist() == [False] * 2 + [True] * 2 + [False] * 3 + [True] + [False] * 2 + [True] * 4
+
+
+def test_the_result_is_float32_and_the_rest_of_the_batch_is_untouched():
+    batch = batch_of([1, 0, 0, 0])
+    done = advantages(batch, AdvantageSettings())
+    assert done.advantages.dtype == np.float32
+    assert batch.advantages is None
+    assert done.tokens is batch.tokens
+    assert done.rewards is batch.rewards
+
+
+# rewards of a real verifier, on a grid fine enough that sums of squares are exact in float64
+GRID = st.integers(-64, 64).map(lambda k: k / 64)
+GROUPS = st.lists(st.lists(GRID, min_size=1, max_size=9), min_size=1, max_size=5)
+SETTINGS = st.builds(AdvantageSettings, std=st.sampled_from(["unbiased", "none"]), epsilon=st.sampled_from([0.0, 1e-6, 1e-4, 0.5]))
+
+
+def cut(values, groups):
+    values = iter(values)
+    return [[next(values) for _ in group] for group in groups]
+
+
+@given(GROUPS, SETTINGS)
+def test_the_advantages_of_a_group_sum_to_zero_and_follow_the_rewards(groups, settings):
+    for rewards, found in zip(groups, cut(per_rollout(batch_of(*groups), settings), groups), strict=True):
+        assert sum(found) == pytest.approx(0, abs=1e-6 * len(found) * max(map(abs, found)))
+        assert [np.sign(a) for a in found] == [np.sign(round(len(rewards) * r - sum(rewards), 9)) if len(set(rewards)) > 1 else 0 for r in rewards]
+        assert np.argsort(found, kind="stable").tolist() == np.argsort(rewards, kind="stable").tolist()
+
+
+@given(GROUPS, SETTINGS, st.randoms(use_true_random=False))
+def test_the_order_of_rollouts_and_of_groups_is_irrelevant(groups, settings, random):
+    numbered = [[(r, g, k) for k, r in enumerate(group)] for g, group in enumerate(groups)]
+    moved = [random.sample(group, len(group)) for group in random.sample(numbered, len(numbered))]
+    places = [(g, k) for group in moved for _, g, k in group]
+    before = per_rollout(batch_of(*groups), settings)
+    after = per_rollout(batch_of(*[[r for r, _, _ in group] for group in moved]), settings)
+    names = [(g, k) for g, group in enumerate(groups) for k in range(len(group))]
+    expected = dict(zip(names, before, strict=True))
+    assert after == [pytest.approx(expected[place], rel=1e-6) for place in places]
+
+
+@given(st.lists(GRID, min_size=2, max_size=9), st.integers(-8, 8), st.sampled_from([0.25, 2.0, 8.0]))
+def test_with_the_std_a_shift_or_a_scale_of_the_rewards_changes_nothing(rewards, shift, scale):
+    assert per_rollout(batch_of([scale * r + shift for r in rewards])) == pytest.approx(per_rollout(batch_of(rewards)), rel=1e-6)
+
+
+@given(st.lists(GRID, min_size=2, max_size=9).filter(lambda r: len(set(r)) > 1))
+def test_the_squares_sum_to_n_minus_one(rewards):
+    assert sum(a * a for a in per_rollout(batch_of(rewards))) == pytest.approx(len(rewards) - 1, rel=1e-5)

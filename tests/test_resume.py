@@ -1,0 +1,162 @@
+"""A run killed at any write, fsync or rename, or hit by a full disk, ends as the uninterrupted run did: bit for bit."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from longthink.checkpoint import latest, verify
+from longthink.errors import CheckpointError, RecipeError
+from longthink.folder import tiny_folder
+from longthink.recipe import parse_recipe
+from longthink.run import Run
+from longthink.tasks.countdown import WORDS
+from longthink.train import train
+
+HERE = Path(__file__).parent
+TEMPLATE = "{{ bos_token }} {% for m in messages %}{{ m['content'] }} {% endfor %}<think>"
+
+
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model that solves some two-number problems, fine-tuned by the same loop."""
+    root = tmp_path_factory.mktemp("warm")
+    tiny_folder(root / "model", WORDS, seed=0, template=TEMPLATE, hidden_size=32, num_hidden_layers=2, intermediate_size=64)
+    recipe = parse_recipe(
+        {
+            "name": "warm",
+            "model": {"path": str(root / "model"), "dtype": "float32", "processes": 1, "threads": 1},
+            "task": {"kind": "countdown", "count": 2, "high": 6, "min_target": 2, "seed": 1, "give_up": 0.5},
+            "reward": {"kind": "countdown"},
+            "workers": 1,
+            "engine": {"kind": "teacher"},
+            "rollout": {"prompts": 128, "group_size": 1, "window": 200, "truncated": "as_graded"},
+            "loss": {"kind": "nll"},
+            "learner": {"lr": 5e-3, "minibatch_prompts": 16, "warmup_updates": 10},
+            "budget": {"max_steps": 25},
+            "checkpoint": {"every": 50},
+        },
+        "warm",
+    )
+    return train(recipe, root / "run").last_checkpoint
+
+
+def run_jobs(warm: Path, root: Path, fault: str, ks: list[int]) -> list[dict[str, int]]:
+    command = [sys.executable, str(HERE / "kill_runner.py"), str(warm), str(root), fault, *map(str, ks)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def whole(warm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The uninterrupted run."""
+    root = tmp_path_factory.mktemp("whole")
+    assert run_jobs(warm, root, "none", [0]) == [{"k": 0, "first": 0, "second": 0}]
+    return root / "0"
+
+
+def content(run: Path) -> dict[str, Any]:
+    """Everything a run leaves, time keys aside."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    found: dict[str, Any] = {
+        "metrics": [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows],
+        "events": (run / "events.jsonl").read_text(),
+        "recipe": (run / "recipe.toml").read_text(),
+    }
+    for folder in ("rollouts", "checkpoints"):
+        found |= {str(p.relative_to(run)): p.read_bytes() for p in sorted((run / folder).rglob("*")) if p.is_file()}
+    return found
+
+
+def assert_same(run: Path, whole: Path) -> None:
+    ours, theirs = content(run), content(whole)
+    assert sorted(ours) == sorted(theirs)
+    for name in theirs:
+        assert ours[name] == theirs[name], f"{run.name}: {name} differs from the uninterrupted run"
+
+
+def all_calls(whole: Path) -> int:
+    return int((whole / "calls").read_text())
+
+
+def test_the_whole_run_learns_something(whole: Path) -> None:
+    """The comparison below would mean nothing over a run without signal, stages or updates."""
+    rows = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in rows] == [0, 1, 2, 3, 4]
+    assert any(0 < r["reward/mean"] < 1 and r["group/constant_share"] < 1 for r in rows[1:])
+    assert [r["window"] for r in rows] == [24, 24, 24, 48, 48]
+    assert all(r["learner/grad_norm/mean"] > 0 for r in rows[1:])
+    assert all_calls(whole) > 60
+
+
+def test_killed_at_seeded_points(warm: Path, whole: Path, tmp_path: Path) -> None:
+    ks = sorted(random.Random(20).sample(range(1, all_calls(whole) + 1), 10))
+    for result in run_jobs(warm, tmp_path, "kill", ks):
+        assert result["first"] == -9 and result["second"] == 0, result
+        assert_same(tmp_path / str(result["k"]), whole)
+
+
+def test_torn_writes_and_full_disks(warm: Path, whole: Path, tmp_path: Path) -> None:
+    ks = sorted(random.Random(21).sample(range(1, all_calls(whole) + 1), 4))
+    for fault, ends in (("torn", -9), ("full", 2)):
+        for result in run_jobs(warm, tmp_path / fault, fault, ks):
+            assert result["first"] == ends and result["second"] == 0, (fault, result)
+            assert_same(tmp_path / fault / str(result["k"]), whole)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("fault", ["kill", "torn", "full"])
+def test_every_point(warm: Path, whole: Path, tmp_path: Path, fault: str) -> None:
+    for result in run_jobs(warm, tmp_path, fault, list(range(1, all_calls(whole) + 1))):
+        assert result["first"] == (2 if fault == "full" else -9) and result["second"] == 0, result
+        assert_same(tmp_path / str(result["k"]), whole)
+
+
+def copy_of(whole: Path, folder: Path) -> Path:
+    import shutil
+
+    shutil.copytree(whole, folder)
+    return folder
+
+
+def test_a_torn_checkpoint_is_refused_and_the_one_before_used(whole: Path, tmp_path: Path) -> None:
+    run = copy_of(whole, tmp_path / "run")
+    newest = max((run / "checkpoints").glob("step_*"))
+    weights = newest / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-7])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is torn or changed"):
+        verify(newest)
+    stored = Run.open(run, None)
+    found = latest(run, stored.id)
+    assert found is not None
+    assert found[0] < newest and "torn" in found[2][0]
+    train(stored.recipe, run, resume=True)
+    assert_same(run, whole)
+
+
+def test_a_foreign_checkpoint_is_refused(whole: Path, tmp_path: Path) -> None:
+    run = copy_of(whole, tmp_path / "run")
+    with pytest.raises(CheckpointError, match="belongs to run"):
+        latest(run, "another")
+
+
+def test_a_changed_recipe_is_refused(warm: Path, whole: Path) -> None:
+    stored = Run.open(whole, None).recipe
+    changed = stored.model_copy(update={"learner": stored.learner.model_copy(update={"lr": 5.0})})
+    with pytest.raises(RecipeError, match=r"learner\.lr was 0\.001, is 5\.0"):
+        Run.open(whole, changed)
+
+
+def test_resume_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no run to resume"):
+        Run.open(tmp_path, None)
+
+
+def test_a_run_is_not_overwritten(whole: Path) -> None:
+    with pytest.raises(CheckpointError, match="a run is already there"):
+        train(Run.open(whole, None).recipe, whole)

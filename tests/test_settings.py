@@ -1,0 +1,82 @@
+import pytest
+
+from longthink.recipe import parse_recipe
+from longthink.settings import fold
+
+
+def recipe(*stages, **rollout):
+    return parse_recipe(
+        {
+            "name": "x",
+            "model": {"path": "m"},
+            "task": {"kind": "countdown"},
+            "reward": {"kind": "countdown"},
+            "rollout": {"window": 64, "group_size": 8, "temperature": 0.6, **rollout},
+            "learner": {"lr": 1e-3},
+            "stage": list(stages),
+        },
+        "x.toml",
+    )
+
+
+STAGED = recipe(
+    {"window": 32, "lr": 2e-3},
+    {"window": 128, "group_size": 16},
+    {"window": 256, "temperature": 1.0, "lr": 5e-4},
+)
+
+
+def begins(stage, after_step):
+    return {"step": after_step, "kind": "stage", "rule": "lengthen", "action": {"stage": stage, "from_step": after_step}}
+
+
+def facts(settings):
+    r = settings.rollout
+    return settings.stage, settings.begun, r.window, r.group_size, r.temperature, settings.lr
+
+
+@pytest.mark.parametrize(
+    ("events", "expected"),
+    [
+        ([], (0, 0, 32, 8, 0.6, 2e-3)),
+        ([begins(1, 20)], (1, 20, 128, 16, 0.6, 2e-3)),  # lr is inherited from the first stage
+        ([begins(1, 20), begins(2, 50)], (2, 50, 256, 16, 1.0, 5e-4)),  # the group size from the second
+        ([begins(2, 7)], (2, 7, 256, 16, 1.0, 5e-4)),  # a stage passed over still leaves its values
+        ([begins(1, 20), {"step": 30, "kind": "note", "action": {"why": "nothing"}}], (1, 20, 128, 16, 0.6, 2e-3)),
+        ([begins(1, 20), begins(2, 50), begins(0, 60)], (0, 60, 32, 8, 0.6, 2e-3)),  # the last event decides
+    ],
+)
+def test_events_by_hand(events, expected):
+    assert facts(fold(STAGED, events)) == expected
+
+
+def test_without_stages_the_recipe_holds():
+    settings = fold(recipe(), [])
+    assert facts(settings) == (0, 0, 64, 8, 0.6, 1e-3)
+    assert settings.current(recipe()) is None
+
+
+def test_the_current_stage_is_its_table():
+    assert fold(STAGED, []).current(STAGED) is STAGED.stage[0]
+    assert fold(STAGED, [begins(1, 20)]).current(STAGED) is STAGED.stage[1]
+
+
+def test_what_no_stage_can_name_is_the_recipes():
+    staged = recipe({"window": 32}, {"window": 48}, prompts=5, max_prompt_tokens=99, truncated="as_graded")
+    for events in ([], [begins(1, 3)]):
+        rollout = fold(staged, events).rollout
+        assert (rollout.prompts, rollout.max_prompt_tokens, rollout.truncated) == (5, 99, "as_graded")
+
+
+def test_folding_is_pure():
+    before = STAGED.model_dump()
+    events = [begins(1, 20), begins(2, 50)]
+    assert fold(STAGED, events) == fold(STAGED, iter(events))
+    assert STAGED.model_dump() == before
+    assert events == [begins(1, 20), begins(2, 50)]
+
+
+def test_folding_in_two_pieces_is_folding_once():
+    # resuming replays the recorded events; what was in force at each step must come back
+    events = [begins(1, 20), begins(2, 50)]
+    assert [fold(STAGED, events[:n]).stage for n in range(3)] == [0, 1, 2]
