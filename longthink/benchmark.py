@@ -28,7 +28,12 @@ def run_benchmarks(args: argparse.Namespace) -> int:
     from longthink.recipe import override
 
     tasks = {path: _task(path, args.suffix) for path in args.on}
-    table: dict[str, Any] = {"name": "eval", "model": {"path": args.model}, "task": {"kind": "file"}, "reward": {"kind": args.reward}}
+    table: dict[str, Any] = {
+        "name": "eval",
+        "model": {"path": args.model},
+        "task": {"kind": "file"},
+        "reward": {"kind": args.reward},
+    }
     table |= {"rollout": {"window": args.window, "max_prompt_tokens": 1 << 20}}
     for text in args.set:
         override(table, text)
@@ -90,7 +95,8 @@ def _line(path: str, found: Evaluation) -> str:
     s = found.summary()
     return (
         f"{Path(path).name}: avg@{s['samples']} {s['accuracy']:.3f} [{s['low']:.3f}, {s['high']:.3f}] over {s['problems']} problems, "
-        f"{s['mean_tokens']:.0f} tokens, {s['truncated']:.1%} truncated" + (f", {s['ungraded']} not graded" if s["ungraded"] else "")
+        f"{s['mean_tokens']:.0f} tokens, {s['truncated']:.1%} truncated"
+        + (f", {s['ungraded']} not graded" if s["ungraded"] else "")
     )
 
 

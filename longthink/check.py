@@ -39,7 +39,9 @@ def check(recipe: Recipe, *, golds: int) -> int:
         lengths = [prompt_ids(model.tokenizer, p, recipe.rollout) for p in problems]
         kept = [len(ids) for ids in lengths if ids is not None]
         if not kept:
-            raise TaskError(f"every prompt is longer than rollout.max_prompt_tokens = {recipe.rollout.max_prompt_tokens}; raise it")
+            raise TaskError(
+                f"every prompt is longer than rollout.max_prompt_tokens = {recipe.rollout.max_prompt_tokens}; raise it"
+            )
         print(f"prompts: {min(kept)} to {max(kept)} tokens, {len(lengths) - len(kept)} of {len(lengths)} dropped as too long")
     print("\n".join(arithmetic(resolve_if_possible(recipe), model.config if model else None)))
     refused = refused_golds(task, reward, recipe.reward["kind"], problems, recipe.workers)

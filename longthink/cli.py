@@ -1,7 +1,6 @@
 """The command line: one verb, one function. A user's mistake prints one message and exits with status 2."""
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,7 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="longthink", description="Small language models learn to reason by RL with verifiable rewards.")
+    parser = argparse.ArgumentParser(
+        prog="longthink", description="Small language models learn to reason by RL with verifiable rewards."
+    )
     verbs = parser.add_subparsers(required=True, metavar="train|eval|check|report")
     t = verbs.add_parser("train", help="run a recipe")
     t.add_argument("recipe", nargs="?", help="a TOML file; with --resume the run's own recipe is the default")
@@ -34,7 +35,9 @@ def _parser() -> argparse.ArgumentParser:
     t.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override a key of the recipe")
     t.add_argument("--resume", action="store_true", help="go on with the run in --out")
     t.add_argument("--from", dest="parent", metavar="RUN[@STEP]", help="begin with the weights of another run's checkpoint")
-    t.add_argument("--with", dest="extras", action="append", default=[], choices=("optimizer", "data"), help="what else --from takes")
+    t.add_argument(
+        "--with", dest="extras", action="append", default=[], choices=("optimizer", "data"), help="what else --from takes"
+    )
     t.set_defaults(command=_train)
     e = verbs.add_parser("eval", help="avg@n of a model folder on a data file, with an interval")
     e.add_argument("model", help="a Hugging Face folder (a checkpoint is one)")

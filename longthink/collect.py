@@ -40,7 +40,15 @@ def collect(
     """
     drawn = data.draw(settings.prompts)
     requests = [
-        _request(group, sample, problem, ids, settings.window, Sampling(settings.temperature), derive_seed(seed, "sample", group, sample))
+        _request(
+            group,
+            sample,
+            problem,
+            ids,
+            settings.window,
+            Sampling(settings.temperature),
+            derive_seed(seed, "sample", group, sample),
+        )
         for group, problem, ids in drawn
         for sample in range(settings.group_size)
     ]
@@ -58,9 +66,7 @@ def collect(
     return groups
 
 
-def _request(
-    group: int, sample: int, problem: Problem, prompt: Ints, window: int, sampling: Sampling, seed: int
-) -> Request:
+def _request(group: int, sample: int, problem: Problem, prompt: Ints, window: int, sampling: Sampling, seed: int) -> Request:
     return Request(RolloutId(group, sample), problem, prompt, window, sampling, seed)
 
 
@@ -94,7 +100,8 @@ def sample_and_score(
         else:
             pool.submit(rollout.id, rollout.text, rollout.problem.gold)
         progress(len(rollouts), len(requests))
-    verdicts |= pool.drain()
+    drained = pool.drain()
+    verdicts.update({r.id: v for r in rollouts if (v := drained.get(r.id)) is not None})
     return [(r, verdicts[r.id]) for r in sorted(rollouts, key=lambda r: r.id)]
 
 

@@ -52,7 +52,9 @@ class DataSource:
                 continue
             self.dropped, skipped = self.dropped + 1, skipped + 1
             if skipped > 1000 + (self.task.size("train") or 0):
-                raise TaskError(f"every prompt is longer than rollout.max_prompt_tokens = {self.settings.max_prompt_tokens}; raise it")
+                raise TaskError(
+                    f"every prompt is longer than rollout.max_prompt_tokens = {self.settings.max_prompt_tokens}; raise it"
+                )
         return drawn
 
     def save(self, folder: Path) -> None:

@@ -118,7 +118,9 @@ def read_weights(folder: Path, decoder: Decoder) -> None:
             except (SafetensorError, OSError) as e:
                 raise ModelError(f"{file}: cannot be read ({e})") from None
     if wanted:
-        raise ModelError(f"{folder}: the weights lack {min(wanted)} and {len(wanted) - 1} more; expected what config.json describes")
+        raise ModelError(
+            f"{folder}: the weights lack {min(wanted)} and {len(wanted) - 1} more; expected what config.json describes"
+        )
 
 
 def _fill(file: Path, name: str, target: Tensor | None, value: Tensor) -> None:

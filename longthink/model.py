@@ -5,8 +5,7 @@ and shapes of the Hugging Face folder (fp32 master weights); the sampler runs it
 with q/k/v and gate/up joined. How queries meet keys is a callback, so a cache is the sampler's business.
 """
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from longthink.errors import ModelError
+from longthink.rope import rope_frequencies, rope_table, rotate
 
 __all__ = [
     "Attend",
@@ -26,7 +26,6 @@ __all__ = [
     "ModelConfig",
     "attend_blocks",
     "block_positions",
-    "rope_table",
     "run_layers",
 ]
 
@@ -95,63 +94,6 @@ class ModelConfig:
         )
 
 
-def rope_frequencies(rope: Mapping[str, Any], head_dim: int, max_positions: int) -> tuple[Tensor, float]:
-    """Inverse frequencies [D/2] and the attention factor on cos and sin.
-
-    Types: default, linear, llama3 (Llama 3.1 report), yarn (Peng et al. 2023). Raises: ModelError otherwise.
-    """
-    base, kind = float(rope["rope_theta"]), rope["rope_type"]
-    inverse = 1.0 / base ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
-    if kind == "default":
-        return inverse, 1.0
-    if kind not in ("linear", "llama3", "yarn"):
-        raise ModelError(f"config.json: rope type {kind!r} is not supported (default, linear, llama3, yarn are)")
-    factor = float(rope["factor"])
-    if kind == "linear":
-        return inverse / factor, 1.0
-    original = float(rope.get("original_max_position_embeddings") or max_positions)
-    if kind == "llama3":
-        low, high = float(rope["low_freq_factor"]), float(rope["high_freq_factor"])
-        wavelength = 2 * math.pi / inverse
-        smooth = ((original / wavelength - low) / (high - low)).clamp(0, 1)
-        return (1 - smooth) * inverse / factor + smooth * inverse, 1.0
-
-    def dimension(rotations: float) -> float:
-        return head_dim * math.log(original / (rotations * 2 * math.pi)) / (2 * math.log(base))
-
-    low, high = dimension(float(rope.get("beta_fast") or 32)), dimension(float(rope.get("beta_slow") or 1))
-    if rope.get("truncate", True):
-        low, high = math.floor(low), math.ceil(high)
-    low, high = max(low, 0), min(high, head_dim - 1)
-    ramp = ((torch.arange(head_dim // 2, dtype=torch.float32) - low) / max(high - low, 0.001)).clamp(0, 1)
-    given = rope.get("attention_factor")
-    return inverse / factor * ramp + inverse * (1 - ramp), float(given) if given is not None else _yarn_scale(rope)
-
-
-def _yarn_scale(rope: Mapping[str, Any]) -> float:
-    def scale(factor: float, mscale: float = 1.0) -> float:
-        return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
-
-    factor, mscale, all_dim = float(rope["factor"]), rope.get("mscale"), rope.get("mscale_all_dim")
-    if mscale and all_dim:
-        return scale(factor, float(mscale)) / scale(factor, float(all_dim))
-    return scale(factor)
-
-
-def rope_table(config: ModelConfig, positions: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """cos and sin [positions, D] in `dtype`, sin with its first half negated as `_rotate` wants it."""
-    inverse, scale = rope_frequencies(config.rope, config.head_dim, config.max_positions)
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
-    angle = torch.outer(torch.arange(positions, dtype=wide), inverse.to(wide))
-    cos, sin = angle.cos() * scale, angle.sin() * scale
-    return torch.cat([cos, cos], dim=-1).to(device, dtype), torch.cat([-sin, sin], dim=-1).to(device, dtype)
-
-
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of x [..., heads, D]; cos and `sin`, whose first half is negated, are [..., 1, D]."""
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
-
-
 class Linear(nn.Module):
     """A linear map that may carry a delta (an adapter's low-rank update, added to the output)."""
 
@@ -167,7 +109,8 @@ def join(linears: Sequence[Linear]) -> tuple[Tensor, Tensor | None]:
     if len(linears) == 1:
         return linears[0].weight, linears[0].bias
     biases = [linear.bias for linear in linears if linear.bias is not None]
-    return torch.cat([linear.weight for linear in linears]), torch.cat(biases) if biases else None
+    weights: list[Tensor] = [linear.weight for linear in linears]
+    return torch.cat(weights), torch.cat(biases) if biases else None
 
 
 def apply_linears(x: Tensor, linears: Sequence[Linear], dtype: torch.dtype) -> Tensor:
@@ -206,7 +149,7 @@ Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
 def run_layers(
-    layers: Iterable[LayerLike],
+    layers: Sequence[LayerLike],
     x: Tensor,
     rope: tuple[Tensor, Tensor],
     attend: Attend,
@@ -229,7 +172,7 @@ def run_layers(
         qk = qk.to(x.dtype)
         if qk_norm is not None:
             qk = F.rms_norm(qk, (config.head_dim,), None, eps) * qk_norm
-        q, k = _rotate(qk, cos, sin).to(dtype).split(heads[:2], dim=-2)
+        q, k = rotate(qk, cos, sin).to(dtype).split(heads[:2], dim=-2)
         x = x + layer.output(attend(index, q, k, v).flatten(-2), dtype)
         gate, up = layer.gate_up(F.rms_norm(x, x.shape[-1:], between, eps), dtype).chunk(2, dim=-1)
         x = x + layer.down(F.silu(gate) * up, dtype)
@@ -399,7 +342,10 @@ class FusedLayer:
         if any(linear.delta is not None for part in layer.linears() for linear in part):
             raise ModelError("the sampler cannot fuse a layer that carries a delta: merge the adapter first")
         joined = [join(part) for part in layer.linears()]
-        copies = [(w.detach().to(device, dtype, copy=True), None if b is None else b.detach().to(device, dtype)) for w, b in joined]
+        copies = [
+            (w.detach().to(device, dtype, copy=True), None if b is None else b.detach().to(device, dtype, copy=True))
+            for w, b in joined
+        ]
         self._qkv, self._output, self._gate_up, self._down = copies
         before, between, both = (None if n is None else n.detach().to(device, copy=True) for n in layer.norms())
         assert before is not None and between is not None

@@ -35,7 +35,9 @@ class Part(BaseModel):
                 f"{family.split('.')[-1]}: kind is {kind!r}, expected one of {', '.join(cls.kinds())} (fix `kind` in the recipe)"
             )
         module = importlib.import_module(f"{family}.{kind}")
-        found = [c for c in vars(module).values() if inspect.isclass(c) and issubclass(c, cls) and c.__module__ == module.__name__]
+        found = [
+            c for c in vars(module).values() if inspect.isclass(c) and issubclass(c, cls) and c.__module__ == module.__name__
+        ]
         assert len(found) == 1, f"{module.__name__} must hold exactly one {cls.__name__}"
         return found[0]
 
@@ -50,5 +52,8 @@ def load_part(base: type[P], table: dict[str, Any]) -> P:
         return base.find(kind).model_validate_json(json.dumps(fields, default=str), strict=True)
     except ValidationError as e:
         family = base.__module__.split(".")[-2]
-        said = [f"{family}, kind {kind}: {'.'.join(str(p) for p in error['loc'])}: {error['msg']}, got {error['input']!r}" for error in e.errors()]
+        said = [
+            f"{family}, kind {kind}: {'.'.join(str(p) for p in error['loc'])}: {error['msg']}, got {error['input']!r}"
+            for error in e.errors()
+        ]
         raise RecipeError("\n".join(said)) from None

@@ -31,7 +31,9 @@ class Progress:
         self._phase, self._detail, self._row = "starting", "", ""
         self._moved = time.monotonic()
         self._ended = threading.Event()
-        self._live = Live(Text(""), console=self.console, refresh_per_second=4, transient=True) if self.console.is_terminal else None
+        self._live = (
+            Live(Text(""), console=self.console, refresh_per_second=4, transient=True) if self.console.is_terminal else None
+        )
         self._watchdog = threading.Thread(target=self._watch, daemon=True)
         self._previous: Any = None
 

@@ -96,7 +96,9 @@ def run_control(out: Path, seed: int, sets: Sequence[str]) -> None:
     rows = [json.loads(line) for line in (out / "warm" / "metrics.jsonl").read_text().splitlines()]
     per_step = summary["cpu_seconds"]["warm"] / rows[-1]["step"]
     steps = max(1, round(summary["cpu_seconds"]["rl"] / per_step))
-    recipe = recipe_of("sft", out, seed, [f"sft.budget.max_steps={steps}", "sft.learner.lr=2e-3", "sft.name=countdown_control", *sets])
+    recipe = recipe_of(
+        "sft", out, seed, [f"sft.budget.max_steps={steps}", "sft.learner.lr=2e-3", "sft.name=countdown_control", *sets]
+    )
     updates = steps * recipe.rollout.prompts // recipe.learner.minibatch_prompts
     recipe = recipe.model_copy(update={"learner": recipe.learner.model_copy(update={"total_updates": updates})})
     parent = Parent(max((out / "warm" / "checkpoints").glob("step_*")), data=True)
@@ -161,7 +163,8 @@ def window_plan(training: Training) -> tuple[WindowCurve, Recommendation]:
     """Accuracy against window from one long sampling of the validation split, and the first window it recommends."""
     found = training.evaluate("validation", 192, 4, FULL_WINDOW, Sampling(1.0))
     measured = [
-        [(FULL_WINDOW + 1 if r.truncated else r.num_tokens, v.score) for r, v in row if v.score is not None] for row in found.samples
+        [(FULL_WINDOW + 1 if r.truncated else r.num_tokens, v.score) for r, v in row if v.score is not None]
+        for row in found.samples
     ]
     curve = window_curve(measured, geometric_cutoffs(24, FULL_WINDOW))
     return curve, recommend(curve, FULL_WINDOW)

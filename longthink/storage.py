@@ -30,7 +30,9 @@ def _write(path: Path, flags: int, data: bytes) -> None:
             os.close(descriptor)
     except OSError as e:
         why = "the disk is full" if e.errno in (errno.ENOSPC, errno.EDQUOT) else e.strerror
-        raise StorageError(f"{path}: could not write {len(data)} bytes ({why}); free space or permissions, then --resume") from None
+        raise StorageError(
+            f"{path}: could not write {len(data)} bytes ({why}); free space or permissions, then --resume"
+        ) from None
 
 
 def write_bytes(path: Path, data: bytes) -> None:

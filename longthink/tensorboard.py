@@ -16,7 +16,9 @@ class TensorBoard:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            raise RecipeError("tensorboard = true, but the package is not installed: pip install 'longthink[tensorboard]'") from None
+            raise RecipeError(
+                "tensorboard = true, but the package is not installed: pip install 'longthink[tensorboard]'"
+            ) from None
         self._writer = SummaryWriter(log_dir=str(run / "tensorboard"), purge_step=step + 1)
 
     def write(self, row: Mapping[str, Any]) -> None:

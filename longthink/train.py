@@ -246,10 +246,18 @@ class Training:
         window = v.window or settings.rollout.window
         with _Clock(self.progress, "validation") as clock:
             found = self.evaluate("validation", v.problems, v.samples, window, Sampling(v.temperature)).summary()
-        names = {"mean_tokens": "mean_tokens", "truncated": "truncated_share", "accuracy": "accuracy", "low": "low", "high": "high"}
+        names = {
+            "mean_tokens": "mean_tokens",
+            "truncated": "truncated_share",
+            "accuracy": "accuracy",
+            "low": "low",
+            "high": "high",
+        }
         return {f"validation/{ours}": found[key] for key, ours in names.items()} | {"time/validation_s": clock.seconds}
 
-    def evaluate(self, split: str, problems: int, samples: int, window: int, sampling: Sampling, seed: int | None = None) -> Evaluation:
+    def evaluate(
+        self, split: str, problems: int, samples: int, window: int, sampling: Sampling, seed: int | None = None
+    ) -> Evaluation:
         """Evaluate the current weights with this run's task, verifier and engine."""
         self.cluster.evaluating = True
         try:
@@ -274,7 +282,9 @@ class Training:
 
     def _checkpoint(self, step: int) -> None:
         run = self.run
-        parent = max((int(p.name[5:]) for p in (run.folder / "checkpoints").glob("step_*") if int(p.name[5:]) < step), default=None)
+        parent = max(
+            (int(p.name[5:]) for p in (run.folder / "checkpoints").glob("step_*") if int(p.name[5:]) < step), default=None
+        )
         facts = {"run_id": run.id, "policy_version": run.policy_version, "parent_step": parent}
         checkpoint.save_checkpoint(run.folder, step, [self.cluster, self.data], self.side_files, facts)
         kept = sorted({int(p.name[5:]) for p in (run.folder / "checkpoints").glob("step_*")})

@@ -109,7 +109,7 @@ class Rollout:
 
     @property
     def response_ids(self) -> Ints:
-        return np.concatenate([s.token_ids for s in self.segments])
+        return np.concatenate([np.zeros(0, np.int64), *(s.token_ids for s in self.segments)])
 
     @property
     def num_tokens(self) -> int:

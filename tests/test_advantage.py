@@ -17,7 +17,8 @@ def batch_of(*rewards_per_group):
     for g, rewards in enumerate(rewards_per_group):
         problem = Problem(str(g), (), gold=None)
         rollouts = tuple(
-            Rollout(RolloutId(g, k), problem, np.array([7, 8]), (policy(k + 1),), "stop", Sampling(), 16) for k in range(len(rewards))
+            Rollout(RolloutId(g, k), problem, np.array([7, 8]), (policy(k + 1),), "stop", Sampling(), 16)
+            for k in range(len(rewards))
         )
         groups.append(Group(problem, rollouts, tuple(Verdict(r, "ok") for r in rewards), tuple(rewards)))
     return Batch.of(groups)
@@ -102,7 +103,9 @@ def test_the_result_is_float32_and_the_rest_of_the_batch_is_untouched():
 # rewards of a real verifier, on a grid fine enough that sums of squares are exact in float64
 GRID = st.integers(-64, 64).map(lambda k: k / 64)
 GROUPS = st.lists(st.lists(GRID, min_size=1, max_size=9), min_size=1, max_size=5)
-SETTINGS = st.builds(AdvantageSettings, std=st.sampled_from(["unbiased", "none"]), epsilon=st.sampled_from([0.0, 1e-6, 1e-4, 0.5]))
+SETTINGS = st.builds(
+    AdvantageSettings, std=st.sampled_from(["unbiased", "none"]), epsilon=st.sampled_from([0.0, 1e-6, 1e-4, 0.5])
+)
 
 
 def cut(values, groups):
@@ -114,7 +117,9 @@ def cut(values, groups):
 def test_the_advantages_of_a_group_sum_to_zero_and_follow_the_rewards(groups, settings):
     for rewards, found in zip(groups, cut(per_rollout(batch_of(*groups), settings), groups), strict=True):
         assert sum(found) == pytest.approx(0, abs=1e-6 * len(found) * max(map(abs, found)))
-        assert [np.sign(a) for a in found] == [np.sign(round(len(rewards) * r - sum(rewards), 9)) if len(set(rewards)) > 1 else 0 for r in rewards]
+        assert [np.sign(a) for a in found] == [
+            np.sign(round(len(rewards) * r - sum(rewards), 9)) if len(set(rewards)) > 1 else 0 for r in rewards
+        ]
         assert np.argsort(found, kind="stable").tolist() == np.argsort(rewards, kind="stable").tolist()
 
 

@@ -235,7 +235,13 @@ def test_a_row_does_not_see_its_padding_nor_its_neighbours(blocks: list[list[int
 
 def small_decoder(**fields: Any) -> Decoder:
     shape = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-    raw = {"model_type": "llama", "num_key_value_heads": 2, "max_position_embeddings": 64, "attention_bias": True, "mlp_bias": True}
+    raw = {
+        "model_type": "llama",
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+        "attention_bias": True,
+        "mlp_bias": True,
+    }
     decoder = Decoder(ModelConfig.from_dict({**shape, **raw, **fields}))
     randomize(decoder.named_parameters())
     return decoder
@@ -402,15 +408,30 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no family": (edit("config.json", model_type=None), "model_type is None, expected one of qwen2, qwen3, llama"),
     "activation": (edit("config.json", hidden_act="gelu"), "hidden_act is 'gelu', only 'silu' is supported"),
     "window": (edit("config.json", use_sliding_window=True), "sliding-window attention is not supported; set use_sliding_window"),
-    "window in layers": (edit("config.json", layer_types=["full_attention", "sliding_attention"]), "sliding-window attention is not"),
+    "window in layers": (
+        edit("config.json", layer_types=["full_attention", "sliding_attention"]),
+        "sliding-window attention is not",
+    ),
     "rope": (
         edit("config.json", rope_scaling={"type": "dynamic", "factor": 2.0}),
         "rope type 'dynamic' is not supported (default, linear, llama3, yarn are)",
     ),
-    "rope without factor": (edit("config.json", rope_scaling={"rope_type": "linear"}), "a field is missing or of the wrong type: 'factor'"),
-    "field missing": (edit("config.json", hidden_size=None), "config.json: a field is missing or of the wrong type: 'hidden_size'"),
-    "field a word": (edit("config.json", vocab_size="many"), "config.json: a field is missing or of the wrong type: invalid literal"),
-    "field a list": (edit("config.json", vocab_size=[64]), "config.json: a field is missing or of the wrong type: int() argument"),
+    "rope without factor": (
+        edit("config.json", rope_scaling={"rope_type": "linear"}),
+        "a field is missing or of the wrong type: 'factor'",
+    ),
+    "field missing": (
+        edit("config.json", hidden_size=None),
+        "config.json: a field is missing or of the wrong type: 'hidden_size'",
+    ),
+    "field a word": (
+        edit("config.json", vocab_size="many"),
+        "config.json: a field is missing or of the wrong type: invalid literal",
+    ),
+    "field a list": (
+        edit("config.json", vocab_size=[64]),
+        "config.json: a field is missing or of the wrong type: int() argument",
+    ),
     "no folder": (shutil.rmtree, "no such model folder; give a local Hugging Face folder (config.json, safetensors)"),
     "no config": (remove("config.json"), NO_CONFIG),
     "config cut short": (write("config.json", '{"model_type": "qw'), "config.json: not JSON (Unterminated string"),
@@ -434,7 +455,10 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "head missing": (edit("config.json", tie_word_embeddings=False), "the weights lack lm_head.weight and 0 more"),
     "shape": (tensors(lambda state: state.update(SHORT_NORM)), "model.norm.weight has shape (47,), expected (48,)"),
     "no tokenizer": (remove("tokenizer.json", "tokenizer_config.json"), "no usable tokenizer ("),
-    "no template": (remove("chat_template.jinja"), "the tokenizer has no chat template; expected `chat_template` in tokenizer_config"),
+    "no template": (
+        remove("chat_template.jinja"),
+        "the tokenizer has no chat template; expected `chat_template` in tokenizer_config",
+    ),
     "no end": (
         lambda f: [edit("config.json", eos_token_id=None)(f), edit("tokenizer_config.json", eos_token=None)(f)],
         "no end token; expected eos_token_id in generation_config.json or config.json",

@@ -40,7 +40,7 @@ class _SharedSum:
     """Adds gradients across ranks through shared memory, in rank order, so every rank gets the same bits."""
 
     def __init__(self, world: int, size: int, context: Any) -> None:
-        self.slots = torch.zeros(world, size).share_memory_()  # type: ignore[no-untyped-call]
+        self.slots = torch.zeros(world, size).share_memory_()
         self.barrier = context.Barrier(world)
 
     def reducer(self, rank: int) -> Any:
@@ -190,7 +190,9 @@ class LocalCluster:
         try:
             kind, value = connection.recv()
         except (EOFError, OSError):
-            raise EngineError(f"replica {rank} died (out of memory?); start again with --resume, or fewer model.processes") from None
+            raise EngineError(
+                f"replica {rank} died (out of memory?); start again with --resume, or fewer model.processes"
+            ) from None
         if kind == "refused":
             raise value
         if kind == "failed":

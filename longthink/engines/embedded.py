@@ -14,8 +14,9 @@ from torch import Tensor
 
 from longthink.engines.cache import SlotCache
 from longthink.errors import EngineError
-from longthink.model import Decoder, FusedLayer, attend_blocks, rope_table, run_layers
+from longthink.model import Decoder, FusedLayer, attend_blocks, run_layers
 from longthink.rng import uniforms
+from longthink.rope import rope_table
 from longthink.types import Ints, Request, Rollout, RolloutId, Segment
 
 __all__ = ["EmbeddedEngine", "draw_tokens"]
@@ -44,6 +45,7 @@ class EmbeddedEngine:
         self.version = -1
         self._waiting: dict[RolloutId, Request] = {}
         self._rows: list[Request | None] = []
+        self._done: dict[RolloutId, Rollout] = {}  # ended together, not yet given out
         self._cache: SlotCache | None = None
         self._ropes: tuple[Tensor, Tensor] | None = None
         self._restricted = False
@@ -53,6 +55,7 @@ class EmbeddedEngine:
     def load(self, decoder: Decoder, version: int) -> None:
         if any(self._rows):
             raise EngineError("weights cannot change under running rollouts: abort them and submit their segments again")
+        self._rows, self._cache, self._ropes = [], None, None  # aborted rows leave slots, another config other shapes
         self.config = decoder.config
         wide = torch.float64 if self.dtype == torch.float64 else torch.float32
         with torch.no_grad():
@@ -64,20 +67,25 @@ class EmbeddedEngine:
         self.version = version
 
     def submit(self, request: Request) -> None:
-        if request.id in self._waiting or any(r is not None and r.id == request.id for r in self._rows):
+        running = any(r is not None and r.id == request.id for r in self._rows)
+        if running or request.id in self._waiting or request.id in self._done:
             raise EngineError(f"rollout {tuple(request.id)} was submitted twice")
         if request.num_generated >= request.max_tokens:
-            raise EngineError(f"rollout {tuple(request.id)} has {request.num_generated} of {request.max_tokens} tokens: nothing left")
+            raise EngineError(
+                f"rollout {tuple(request.id)} has {request.num_generated} of {request.max_tokens} tokens: nothing left"
+            )
         self._waiting[request.id] = request
 
     @torch.inference_mode()
     def finished(self) -> Iterator[Rollout]:
-        while self._waiting or any(self._rows):
-            free = self.max_rows - sum(r is not None for r in self._rows)
-            if self._waiting and free >= min(max(1, int(self.max_rows * ADMIT_AT)), len(self._waiting)):
-                self._admit()
-            for rollout in self._step():
-                yield rollout
+        while self._waiting or any(self._rows) or self._done:
+            if not self._done:
+                free = self.max_rows - sum(r is not None for r in self._rows)
+                if self._waiting and free >= min(max(1, int(self.max_rows * ADMIT_AT)), len(self._waiting)):
+                    self._admit()
+                self._done = {rollout.id: rollout for rollout in self._step()}
+            while self._done:
+                yield self._done.pop(next(iter(self._done)))
             self._compact()
 
     @torch.inference_mode()
@@ -85,6 +93,8 @@ class EmbeddedEngine:
         if id in self._waiting:
             request = self._waiting.pop(id)
             return self.ended(request, "aborted", request.segments)
+        if id in self._done:
+            return self._done.pop(id)
         for slot, row in enumerate(self._rows):
             if row is not None and row.id == id:
                 self._rows[slot] = None
@@ -107,11 +117,14 @@ class EmbeddedEngine:
             )
         if longest > self.config.max_positions:
             raise EngineError(f"a rollout may reach {longest} tokens, the model has {self.config.max_positions} positions")
+        alive = sum(r is not None for r in self._rows)
+        if alive >= affordable:
+            return
+        if len(self._rows) > affordable:
+            self._pack()
         free = [s for s, row in enumerate(self._rows) if row is None]
         free += range(len(self._rows), affordable)
-        slots = free[: min(len(order), affordable - sum(r is not None for r in self._rows))]
-        if not slots:
-            return
+        slots = free[: min(len(order), affordable - alive)]
         chosen = [self._waiting.pop(i) for i in order[: len(slots)]]
         self._restricted |= any(r.sampling.top_p < 1 or r.sampling.top_k > 0 for r in chosen)
         self._grow(max(slots) + 1, longest)
@@ -190,9 +203,12 @@ class EmbeddedEngine:
 
     def _compact(self) -> None:
         """Drop empty slots once nothing waits and enough of them are empty."""
+        alive = sum(row is not None for row in self._rows)
+        if not self._waiting and alive <= COMPACT_BELOW * len(self._rows):
+            self._pack()
+
+    def _pack(self) -> None:
         alive = [s for s, row in enumerate(self._rows) if row is not None]
-        if self._waiting or len(alive) > COMPACT_BELOW * len(self._rows):
-            return
         keep = torch.tensor(alive, dtype=torch.long, device=self.device)
         for name in ("_last", "_length", "_end", "_start", "_temperature", "_draws", "_tokens", "_logprobs"):
             setattr(self, name, getattr(self, name)[keep])

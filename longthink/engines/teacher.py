@@ -31,7 +31,8 @@ class TeacherEngine:
     def abort(self, id: RolloutId) -> Rollout:
         if id not in self._waiting:
             raise EngineError(f"rollout {tuple(id)} is not running")
-        return EmbeddedEngine.ended(self._waiting.pop(id), "aborted", ())
+        request = self._waiting.pop(id)
+        return EmbeddedEngine.ended(request, "aborted", request.segments)
 
     def finished(self) -> Iterator[Rollout]:
         while self._waiting:

@@ -13,7 +13,9 @@ class _ChunkedHead(torch.autograd.Function):
     """logits = h Wᵀ / temperature, row chunk by row chunk; the backward pass makes each chunk's logits again."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, temperature: float, chunk: int) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, temperature: float, chunk: int
+    ) -> tuple[Tensor, Tensor]:
         logprobs, entropy = hidden.new_empty(len(labels)), hidden.new_empty(len(labels))
         for start in range(0, len(labels), chunk):
             rows = slice(start, start + chunk)
@@ -53,5 +55,5 @@ def logprobs_and_entropy(
     No tensor larger than chunk × V is made. Logits are computed in the dtype of `hidden` (fp32 or float64).
     Temperature 0 (greedy) is read as 1, as the sampler reports it.
     """
-    logprobs, entropy = _ChunkedHead.apply(hidden, weight, labels, temperature or 1.0, chunk)
+    logprobs, entropy = _ChunkedHead.apply(hidden, weight, labels, temperature or 1.0, chunk)  # type: ignore[no-untyped-call]
     return logprobs, entropy

@@ -10,16 +10,17 @@ runs. The parent is one thread: nothing moves while it is outside `submit` and `
 
 import contextlib
 import json
+import math
 import os
 import selectors
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Hashable
 from pathlib import Path
+from subprocess import PIPE, Popen
 from typing import Any, Literal, NamedTuple, Self
 
 from longthink.errors import RewardError
@@ -28,13 +29,12 @@ from longthink.types import Verdict
 
 __all__ = ["RewardPool"]
 
+COMMAND = [sys.executable, "-m", "longthink.rewards.worker"]
 MAX_JOBS = 8  # in flight per worker: hides the round trip, and a hanging job holds up no more than these
-MAX_BYTES = 1 << 20  # in flight per worker, unless a single job is larger
-CHUNK_BYTES = 1 << 16
+MAX_BYTES, CHUNK_BYTES = 1 << 20, 1 << 16  # in flight per worker, unless a single job is larger; in one read or write
 START_S = 120.0  # a cold disk may take this long to load the libraries
 MAX_FRUITLESS = 3  # losses in a row per worker without a job to show for them
-# One thread each, for the stacks of a thread pool would fill the address space a worker may use; one hash
-# seed, because sympy walks through sets.
+# The stacks of a thread pool would fill the address space of a worker; sympy walks through sets, whose order hashes decide.
 WORKER_ENV = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
 
 
@@ -51,31 +51,31 @@ class Worker:
 
     def __init__(self, table: dict[str, Any]) -> None:
         path = os.pathsep.join(filter(None, (str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH"))))
-        self.stderr = tempfile.TemporaryFile()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "longthink.rewards.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.stderr,
-            bufsize=0,
-            close_fds=True,
-            start_new_session=True,
-            env={**os.environ, **WORKER_ENV, "PYTHONPATH": path},
-        )
+        env = {**os.environ, **WORKER_ENV, "PYTHONPATH": path}
+        self.stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the pipes)
+        self.process = Popen(COMMAND, stdin=PIPE, stdout=PIPE, stderr=self.stderr, bufsize=0, start_new_session=True, env=env)
         assert self.process.stdin and self.process.stdout
+        self.files = (self.process.stdin, self.process.stdout, self.stderr)
         self.stdin, self.stdout = self.process.stdin.fileno(), self.process.stdout.fileno()
         os.set_blocking(self.stdin, False)
         os.set_blocking(self.stdout, False)
         self.is_ready = False
         self.jobs: deque[Job] = deque()
-        self.unsent = bytearray(json.dumps({"reward": table}).encode("ascii") + b"\n")
-        self.received = bytearray()
+        self.unsent, self.received = bytearray(), bytearray()
         self.clock = time.monotonic()  # when it last got or gave something
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self.stdin, json.dumps({"reward": table}).encode("ascii") + b"\n")
 
     def has_room(self, num_bytes: int) -> bool:
         """Whether it can take one more line of this length."""
         held = sum(len(job.line) for job in self.jobs)
         return self.is_ready and (not self.jobs or (len(self.jobs) < MAX_JOBS and held + num_bytes <= MAX_BYTES))
+
+    def due(self, deadline_s: float) -> float:
+        """When its time is up; never while it owes nothing."""
+        if not self.is_ready:
+            return self.clock + START_S
+        return self.clock + deadline_s if self.jobs else math.inf
 
     def unsent_of_first(self) -> int:
         """How many bytes of its first job it has not been sent."""
@@ -84,21 +84,17 @@ class Worker:
     def kill(self) -> None:
         """End the process and everything it started; its pipes stay open."""
         if self.process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
     def close(self) -> None:
-        assert self.process.stdin and self.process.stdout
-        for stream in (self.process.stdin, self.process.stdout, self.stderr):
-            stream.close()
+        for file in self.files:
+            file.close()
 
     def last_words(self) -> str:
         """How it ended and the end of what it wrote to stderr."""
-        code = self.process.returncode
-        size = self.stderr.seek(0, os.SEEK_END)
-        self.stderr.seek(max(0, size - 2_000))
-        how = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
+        self.stderr.seek(max(0, self.stderr.seek(0, os.SEEK_END) - 2_000))
+        how = f"exit status {code}" if (code := self.process.returncode) >= 0 else f"killed by signal {-code}"
         return f"{how}: {self.stderr.read().decode(errors='replace').strip() or 'nothing on stderr'}"
 
 
@@ -107,7 +103,7 @@ class RewardPool:
 
     A verdict has no score where our part failed: `timeout` past the deadline, `crash` where the process was
     lost (memory, signal, exit), `verifier_error` where the gold cannot be sent. `restarts` counts replaced
-    workers by the same statuses. Create it in a thread that outlives it: workers die with that thread.
+    workers by the same statuses. Workers die with the thread that started them.
     Raises: RewardError where workers cannot start.
     """
 
@@ -120,23 +116,14 @@ class RewardPool:
         self._queue: deque[Job] = deque()
         self._verdicts: dict[Hashable, Verdict | None] = {}
         self._num_open = self._num_jobs = self._fruitless = 0
-        try:
-            for _ in range(workers):
-                self._start()
-        except BaseException:
-            self.close()
-            raise
+        for _ in range(workers):
+            self._start()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    @property
-    def pids(self) -> list[int]:
-        """The process of each worker."""
-        return [worker.process.pid for worker in self._workers]
 
     def submit(self, key: Hashable, response: str, gold: Any) -> None:
         """Ask for a verdict; it does not wait. Raises: RewardError for a key that is in use until the next drain."""
@@ -156,12 +143,10 @@ class RewardPool:
     def drain(self) -> dict[Hashable, Verdict]:
         """Wait until all is decided; the verdicts since the last drain, in the order of submission."""
         while self._num_open:
-            now = time.monotonic()
-            ends = (w.clock + (self._deadline_s if w.is_ready else START_S) for w in self._workers if w.jobs or not w.is_ready)
-            self._turn(max(0.0, min(ends, default=now) - now))
-        decided = {key: verdict for key, verdict in self._verdicts.items() if verdict is not None}
-        self._verdicts.clear()
-        return decided
+            due = min(worker.due(self._deadline_s) for worker in self._workers)
+            self._turn(min(max(0.0, due - time.monotonic()), START_S))
+        decided, self._verdicts = self._verdicts, {}
+        return {key: verdict for key, verdict in decided.items() if verdict is not None}
 
     def close(self) -> None:
         """Kill the workers, whatever they are at; undecided jobs are dropped."""
@@ -169,6 +154,7 @@ class RewardPool:
             worker.kill()
             worker.close()
         self._workers.clear()
+        self._num_open = 0
         self._selector.close()
 
     def _turn(self, timeout_s: float) -> None:
@@ -180,10 +166,7 @@ class RewardPool:
                 (self._write if mask & selectors.EVENT_WRITE else self._read)(worker)
         now = time.monotonic()
         for worker in list(self._workers):
-            if not worker.is_ready and now - worker.clock > START_S:
-                worker.kill()
-                self._lose(worker, "timeout")
-            elif worker.is_ready and worker.jobs and now - worker.clock > self._deadline_s:
+            if now > worker.due(self._deadline_s):
                 self._lose(worker, "timeout")
         self._hand_over()
 
@@ -244,7 +227,6 @@ class RewardPool:
         worker = Worker(self._table)
         self._workers.append(worker)
         self._selector.register(worker.stdout, selectors.EVENT_READ, worker)
-        self._selector.register(worker.stdin, selectors.EVENT_WRITE, worker)
 
     def _lose(self, worker: Worker, status: Literal["timeout", "crash"]) -> None:
         """Replace a worker; the job it was at has no score, those behind it go to the front of the queue."""
@@ -253,7 +235,7 @@ class RewardPool:
         for pipe in (worker.stdin, worker.stdout):
             with contextlib.suppress(KeyError):
                 self._selector.unregister(pipe)
-        why = worker.last_words()
+        why = f"no answer in {self._deadline_s} s" if status == "timeout" and worker.is_ready else worker.last_words()
         worker.close()
         if not worker.is_ready:
             raise RewardError(f"reward {self._table['kind']!r}: a worker did not start ({why})")
