@@ -1,5 +1,6 @@
 """How the parent talks to a side: one JSON command a line in, one JSON answer a line out. Needs the standard library only."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -56,10 +57,8 @@ class Side:
     def ask(self, measure: str) -> dict[str, Any]:
         """One measurement. Raises: SystemExit with the end of the side's log when it died."""
         assert self._process.stdin
-        try:
+        with contextlib.suppress(BrokenPipeError):
             print(json.dumps({"measure": measure}), file=self._process.stdin, flush=True)
-        except BrokenPipeError:
-            pass
         return self._answer()
 
     def _answer(self) -> dict[str, Any]:

@@ -86,16 +86,16 @@ def _refuse_long(path: str, task: Task, model: ModelFolder, recipe: Recipe, prob
         ids = prompt_ids(model.tokenizer, problem, limits)
         if ids is not None and len(ids) > room:
             raise RecipeError(
-                f"{path}: the prompt of {problem.id} has {len(ids)} tokens and --window is {recipe.rollout.window}, together more than "
-                f"the model's {model.config.max_positions} positions; give a smaller --window"
+                f"{path}: the prompt of {problem.id} has {len(ids)} tokens and --window is {recipe.rollout.window}, "
+                f"together more than the model's {model.config.max_positions} positions; give a smaller --window"
             )
 
 
 def _line(path: str, found: Evaluation) -> str:
     s = found.summary()
     return (
-        f"{Path(path).name}: avg@{s['samples']} {s['accuracy']:.3f} [{s['low']:.3f}, {s['high']:.3f}] over {s['problems']} problems, "
-        f"{s['mean_tokens']:.0f} tokens, {s['truncated']:.1%} truncated"
+        f"{Path(path).name}: avg@{s['samples']} {s['accuracy']:.3f} [{s['low']:.3f}, {s['high']:.3f}] "
+        f"over {s['problems']} problems, {s['mean_tokens']:.0f} tokens, {s['truncated']:.1%} truncated"
         + (f", {s['ungraded']} not graded" if s["ungraded"] else "")
     )
 

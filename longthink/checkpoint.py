@@ -84,11 +84,9 @@ def latest(run: Path, run_id: str) -> tuple[Path, dict[str, Any], list[str]] | N
             refused.append(f"{folder}: belongs to run {manifest.get('run_id')!r}, this is {run_id!r}")
             continue
         return folder, manifest, refused
-    return None if not refused else _none_left(run, refused)
-
-
-def _none_left(run: Path, refused: list[str]) -> None:
-    raise CheckpointError(f"{run}: no checkpoint can be used:\n" + "\n".join(f"  {line}" for line in refused))
+    if refused:
+        raise CheckpointError(f"{run}: no checkpoint can be used:\n" + "\n".join(f"  {line}" for line in refused))
+    return None
 
 
 def prune(run: Path, keep: set[int]) -> None:

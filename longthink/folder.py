@@ -44,7 +44,8 @@ class Tokenizer:
             raise ModelError(f"{folder}: no usable tokenizer ({type(e).__name__}: {str(e)[:200]})") from None
         if not self.inner.chat_template:
             raise ModelError(
-                f"{folder}: the tokenizer has no chat template; expected `chat_template` in tokenizer_config.json or chat_template.jinja"
+                f"{folder}: the tokenizer has no chat template; "
+                "expected `chat_template` in tokenizer_config.json or chat_template.jinja"
             )
         self.stop_ids = _stop_ids(folder, self.inner)
         if not self.stop_ids:
@@ -147,7 +148,8 @@ class ModelFolder:
         self.tokenizer = Tokenizer(self.folder)
         if len(self.tokenizer) > self.config.vocab_size:
             raise ModelError(
-                f"{self.folder}: the tokenizer has {len(self.tokenizer)} tokens, config.json a vocabulary of {self.config.vocab_size}"
+                f"{self.folder}: the tokenizer has {len(self.tokenizer)} tokens, "
+                f"config.json a vocabulary of {self.config.vocab_size}"
             )
 
     def decoder(self) -> Decoder:

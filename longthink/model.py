@@ -108,9 +108,8 @@ def join(linears: Sequence[Linear]) -> tuple[Tensor, Tensor | None]:
     """Weight and bias of several linears of the same input, one above the other."""
     if len(linears) == 1:
         return linears[0].weight, linears[0].bias
-    biases = [linear.bias for linear in linears if linear.bias is not None]
-    weights: list[Tensor] = [linear.weight for linear in linears]
-    return torch.cat(weights), torch.cat(biases) if biases else None
+    biases = tuple(linear.bias for linear in linears if linear.bias is not None)
+    return torch.cat(tuple(linear.weight for linear in linears)), torch.cat(biases) if biases else None
 
 
 def apply_linears(x: Tensor, linears: Sequence[Linear], dtype: torch.dtype) -> Tensor:

@@ -12,6 +12,8 @@ from longthink.errors import RecipeError
 
 __all__ = ["Part", "load_part"]
 
+NOT_KINDS = ("__init__", "base", "pool", "worker")  # what else lies in a family's folder
+
 P = TypeVar("P", bound="Part")
 
 
@@ -24,7 +26,7 @@ class Part(BaseModel):
     def kinds(cls) -> list[str]:
         """The kinds of this family of parts: the files beside the family's base.py."""
         folder = Path(inspect.getfile(cls)).parent
-        return sorted(p.stem for p in folder.glob("*.py") if p.stem not in ("__init__", "base"))
+        return sorted(p.stem for p in folder.glob("*.py") if p.stem not in NOT_KINDS)
 
     @classmethod
     def find(cls, kind: str) -> type[Self]:

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,8 @@ class Run:
             raise CheckpointError(f"{folder}: a run is already there; go on with --resume, or choose another --out")
         (folder / "rollouts").mkdir(parents=True, exist_ok=True)
         (folder / "checkpoints").mkdir(exist_ok=True)
-        facts = {"versions": versions(), "seed": recipe.seed, "lineage": dict(lineage), "cores": len(os.sched_getaffinity(0))}
+        cores = len(os.sched_getaffinity(0))
+        facts = {"versions": versions(), "seed": recipe.seed, "lineage": dict(lineage), "cores": cores}
         storage.replace_file(folder / "run.json", json.dumps(facts, indent=2).encode())
         storage.replace_file(folder / "recipe.toml", recipe_text(recipe).encode())
         return cls(folder, recipe)
@@ -65,14 +67,12 @@ class Run:
         path = folder / "recipe.toml"
         if not path.is_file():
             raise CheckpointError(f"{folder}: no run to resume (no recipe.toml); start it without --resume")
-        import tomllib
-
         stored = parse_recipe(tomllib.loads(path.read_text()), str(path))
         if given is not None:
             changed = _differences(stored.model_dump(mode="json"), given.model_dump(mode="json"))
             if changed:
                 raise RecipeError(
-                    f"{folder}: the recipe changed since this run began: {'; '.join(changed)}. Resume with the recipe of the run, "
+                    f"{folder}: the recipe changed since this run began: {'; '.join(changed)}. Resume with the run's recipe, "
                     f"or branch: longthink train RECIPE --from {folder} --out OTHER"
                 )
         return cls(folder, stored)

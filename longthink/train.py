@@ -211,7 +211,7 @@ class Training:
         stage = settings.current(self.recipe)
         if stage is None or settings.stage + 1 >= len(self.recipe.stage):
             return None
-        rows = [r for r in self.run.rows if r["step"] > settings.begun]
+        rows = [r for r in self.run.rows if r["stage"] == settings.stage]
         trigger = self.triggers[settings.stage]
         evidence = trigger.fires(rows) if trigger else None
         rule = str(stage.until["kind"]) if evidence is not None and stage.until else "max_steps"

@@ -214,7 +214,7 @@ class Batch:
 
     def with_(self, **arrays: NDArray[Any]) -> "Batch":
         """The same batch with some per-token arrays replaced."""
-        return replace(self, **arrays)  # type: ignore[arg-type]
+        return replace(self, **arrays)
 
     def select(self, rows: Ints) -> "Batch":
         """The sub-batch of these sequences, in this order."""

@@ -14,6 +14,9 @@ class Reward(Part):
 
     deadline_s: float = 5.0
 
+    def prepare(self) -> None:
+        """Load what the first verdict would otherwise wait for; called once in each worker."""
+
     @abstractmethod
     def grade(self, response: str, gold: Any) -> Verdict:
         """The verdict on one complete response. Raises nothing for any response; a bad gold is `verifier_error`."""

@@ -28,7 +28,7 @@ class Countdown(Reward):
     def grade(self, response: str, gold: Any) -> Verdict:
         try:
             numbers, target = sorted(int(n) for n in gold["numbers"]), Fraction(str(gold["target"]))
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, ArithmeticError):
             return Verdict(None, "verifier_error", detail={"gold": repr(gold)[:200]})
         region = answer_region(response, self.think)
         if region is None:

@@ -1,23 +1,21 @@
 """Mathematical answers: the last box after the thinking, compared by text, value, structure, then algebra."""
 
-import logging
 import math
 import re
-from fractions import Fraction
-from functools import lru_cache
 from itertools import accumulate
 from typing import Any, Literal
 
 from pydantic import Field
 
+from longthink.answers import clean, equal, same_by_algebra
 from longthink.rewards.base import Reward, answer_region
 from longthink.types import Verdict
 
 __all__ = ["Math"]
 
+
 MAX_DIGITS = 1_000
 SCAN_CHARS, SCAN_BOXES = 20_000, 64  # how far a box is followed; how many boxes that never close are passed over
-TINY = 1e-4  # math-verify rounds to 6 decimals, which says nothing of smaller numbers
 BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 # Towers of powers, and exponents and factorials whose value takes seconds or gigabytes.
@@ -25,47 +23,6 @@ EXPLOSIVE = re.compile(
     r"\d[\s)}]*\^[\s{(]*[-+]?[\d.]+[\s)}]*\^[\s{(]*[-+]?\d"
     r"|\d\s*[eE]\s*[-+]?\s*\d{4,}|\^[\s{(]*[-+]?\s*\d{5,}|\d{5,}[\s)}]*!"
 )
-GLYPHS = str.maketrans(
-    {"\u2212": "-", "\u2013": "-", "\u00d7": r"\times ", "·": r"\cdot ", "π": r"\pi ", "∞": r"\infty ", "°": r"^\circ "}
-) | {wide: wide - 0xFEE0 for wide in range(0xFF01, 0xFF5F)}
-TEXT = r"\\(?:text(?:bf|it|rm|normal)?|mbox|math(?:rm|bf|it)|operatorname)\s*\{([^{}]*)\}"
-POWER = r"\s*(\^\s*\{?-?\d+\}?)?"
-REWRITES = (
-    (r"(?<!\\)\\[()]|\\?[$£€]|\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|q?quad)(?![a-zA-Z])", " "),
-    (r"(?<=\d)\s*(?:\{,\}|,\s*\\!|\\,|\\!)\s*(?=\d{3}(?!\d))", ""),  # thousands
-    (r"(?<!\\)\\[!,;: ]|~|\s", " "),
-    (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
-    (r"\\(frac|sqrt)\s*([0-9])", r"\\\1{\2}"),
-    (r"(\\frac\s*\{[^{}]*\})\s*([0-9a-zA-Z])", r"\1{\2}"),
-    (r"\^\s*\{?\s*(?:\\circ|\\degree)\s*\}?(?:\s*[CFK](?![a-zA-Z]))?|\\degree(?![a-zA-Z])", ""),
-    (r"(?<=\d)\s*\^\s*\{?\s*(?:\\prime\s*)+\}?", ""),  # minutes and seconds of arc
-    (r"\\([gl])eq(?:slant)?(?![a-zA-Z])", r"\\\1e "),
-    (r"\\varnothing(?![a-zA-Z])", r"\\emptyset "),
-    (r"(?<![a-zA-Z\\])(?:infinity|oo)(?![a-zA-Z])", r"\\infty "),
-    (r"^\s*[a-zA-Z]\s*\\in(?![a-zA-Z])", ""),
-)
-KNOWN_UNITS = (
-    "mm millimeter|cm centimeter|m meter metre|km kilometer|in inch inche|ft foot feet|yd yard|mi mile|g gram|kg kilogram|"
-    "s sec second|min minute|h hr hour|day|week|month|yr year|cent|dollar|deg degree|rad radian|hz hertz|ml|l liter litre|percent"
-)
-UNITS = {alias: names.split()[0] for names in KNOWN_UNITS.split("|") for alias in names.split()}
-UNIT_IN_TEXT = re.compile(rf"(.*?[\d)}}])\s*{TEXT}{POWER}((?:\s*{TEXT}{POWER})*)", re.DOTALL)
-UNIT_BARE = re.compile(
-    rf"((?:[^a-zA-Z\\]|\\(?:frac|times|cdot|pi|sqrt)|\\%)*[\d)}}]\s*)([a-zA-Z]{{2,}}){POWER}((?:\s+[a-zA-Z]+)*)"
-)
-WORDS = re.compile(r"(?i:no)|(?=.*[A-Za-z]{3})[A-Za-z][A-Za-z .'-]*")
-THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?|[-+]?\d{1,3}(?: \d{3})+(?:\.\d+)?")
-ASSIGNED = re.compile(r"([a-zA-Z](?:_\{?\w+\}?)?|[a-zA-Z]\([a-zA-Z]\))\s*=\s*([^=<>]+)")
-BASED = re.compile(r"([-+]?[0-9A-F]*\d[0-9A-F]*(?:\.[0-9A-F]+)?)_\{?(\d+)\}?")
-BASE = re.compile(r"\d_\{?(\d+)")
-NAME = re.compile(r"\\[a-zA-Z]+|[a-zA-Z]")
-RELATION = re.compile(r"[<>]|\\[gl]e(?![a-zA-Z])")
-DECIMAL = r"[-+]?(?:\d+\.?\d*|\.\d+)"
-RATIO = re.compile(rf"([-+]?)(\d*)\\frac\{{({DECIMAL})\}}\{{({DECIMAL})\}}|()()({DECIMAL})/({DECIMAL})")
-SCIENTIFIC = re.compile(rf"({DECIMAL})(?:(?:[eE]|\*10\^)\{{?([-+]?\d{{1,3}})\}}?)?")
-MARK = re.compile(r"\\[{}]|\\[lr](?:angle|brace)(?![a-zA-Z])|\\cup(?![a-zA-Z])|\\.|[][(){},;]")
-OPEN = {"(": "(", r"\langle": "(", "[": "[", "{": "{", r"\{": "{", r"\lbrace": "{"}
-CLOSE = {")": ")", r"\rangle": ")", "]": "]", "}": "}", r"\}": "}", r"\rbrace": "}"}
 
 
 class Math(Reward):
@@ -166,233 +123,3 @@ def braced(text: str, start: int) -> str | None:
         if depth == 0:
             return text[start : brace.start()]
     return None
-
-
-def clean(text: str) -> tuple[str, str]:
-    r"""The answer with one way of writing for each thing, and the unit taken off its end if it is a known one.
-
-    >>> clean(r"\$32,\!348"), clean(r"\dfrac12 \text{ cm}^2.")
-    (('32348', ''), ('\\frac{1}{2}', 'cm^2'))
-    """
-    text = text.translate(GLYPHS)
-    for pattern, replacement in REWRITES:
-        text = re.sub(pattern, replacement, text)
-    text, unit = without_unit(text.strip().rstrip("., "))
-    text = re.sub(TEXT, r" \1 ", text).strip()
-    if not WORDS.fullmatch(text):
-        text = re.sub(r"\s*,?\s*(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])\s*", ",", text)
-    if THOUSANDS.fullmatch(text):
-        text = re.sub(r"[, ]", "", text)
-    return re.sub(r"^\+\s*", "", text), unit
-
-
-def without_unit(text: str) -> tuple[str, str]:
-    """The text before a unit, a counted thing or a percent sign at its end, and the name of that unit if it has one."""
-    if match := re.fullmatch(r"(.*[\d)}])\s*\\?%", text, re.DOTALL):
-        return match[1], "%"
-    if match := UNIT_IN_TEXT.fullmatch(text):
-        is_unit = len(match[2].strip()) > 1 or match[2].strip() in UNITS
-    elif match := UNIT_BARE.fullmatch(text):  # `2ab` and `2 ab` are products, `2 apples` are not
-        name = match[2].lower().removesuffix("s")
-        is_unit = (match[1].endswith(" ") and (name in UNITS or len(name) > 3)) or name in ("mm", "cm", "km", "kg")
-    if not match or not is_unit or not re.search(r"\d", match[1]):
-        return text, ""
-    name = match[2].strip(" .").lower()
-    unit = UNITS.get(name) or UNITS.get(name.removesuffix("s"), "")
-    return match[1].strip(), unit + key(match[3] or "") if unit and not match[4] else ""
-
-
-@lru_cache(4096)
-def key(text: str) -> str:
-    r"""What two answers have in common when they differ in spacing only, or words in case only.
-
-    >>> key(r"x_{1} \cdot 2"), key("(C)"), key("East")
-    ('x_1*2', 'C', 'east')
-    """
-    if WORDS.fullmatch(text):
-        return " ".join(text.casefold().split())
-    text = re.sub(r"\\(?:cdot|times)(?![a-zA-Z])", "*", text)
-    text = re.sub(r"([_^])\s*\{\s*(\w)\s*\}", r"\1\2", text)
-    text = re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text)
-    return re.sub(r"^\(([A-Z])\)$", r"\1", text)
-
-
-def number(text: str) -> Fraction | None:
-    r"""The exact value of an integer, decimal, ratio, mixed number or power of ten; None for anything else.
-
-    >>> number(r"1\frac{4}{5}"), number("1e-3"), number(r"-7.5 \times 10^{2}"), number("2x")
-    (Fraction(9, 5), Fraction(1, 1000), Fraction(-750, 1), None)
-    """
-    text = re.sub(r"^([-+]?)10\^", r"\g<1>1*10^", key(text))
-    try:
-        if match := RATIO.fullmatch(text):
-            sign, whole, top, bottom = match.groups()[:4] if match[3] else match.groups()[4:]
-            value = Fraction(top) / Fraction(bottom)
-            if whole and not 0 < value < 1:
-                return None
-            return (int(whole or 0) + value) * (-1 if sign == "-" else 1)
-        if match := SCIENTIFIC.fullmatch(text):
-            return Fraction(match[1]) * Fraction(10) ** int(match[2] or 0)
-    except (ValueError, ZeroDivisionError):
-        pass
-    return None
-
-
-def same_number(gold: Fraction, answer: Fraction) -> bool:
-    """Equal, or a decimal within a millionth of a fraction that no decimal can write.
-
-    >>> same_number(Fraction(1, 3), Fraction("0.333333")), same_number(Fraction("0.1"), Fraction("0.10000001"))
-    (True, False)
-    """
-    if gold == answer:
-        return True
-    is_decimal = [pow(10, n.denominator.bit_length(), n.denominator) == 0 for n in (gold, answer)]
-    return is_decimal[0] != is_decimal[1] and abs(gold - answer) <= max(abs(gold), abs(answer)) / 10**6
-
-
-def same_based(gold: str, answer: str) -> bool | None:
-    """Whether digits written to a base (`52_8`) are the same; None if neither is; the answer may leave its base out."""
-    g, a = BASED.fullmatch(key(gold)), BASED.fullmatch(key(answer))
-    if g:
-        return g.groups() == a.groups() if a else g[1] == key(answer)
-    if not a:
-        return None
-    try:
-        return number(gold) == int(a[1], int(a[2]))
-    except ValueError:
-        return False
-
-
-def equal(gold: str, answer: str) -> bool:
-    """Whether an answer is the gold answer, by the cheapest comparison that can tell."""
-    (g, g_unit), (a, a_unit) = clean(gold), clean(answer)
-    if g_unit and a_unit and g_unit != a_unit:
-        return False
-    if key(g) == key(a):
-        return True
-    if WORDS.fullmatch(g) or WORDS.fullmatch(a):  # the algebra reads words as products of letters
-        return False
-    if (based := same_based(g, a)) is not None:
-        return based
-    x, y = number(g), number(a)
-    if x is not None and y is not None:
-        percents = (x / 100 if g_unit == "%" else x), (y / 100 if a_unit == "%" else y)
-        return same_number(x, y) or (g_unit != a_unit and same_number(*percents))
-    m, n = ASSIGNED.fullmatch(g), ASSIGNED.fullmatch(a)
-    if (m or n) and not (m and n and key(m[1]) != key(n[1])):
-        return equal(m[2] if m else g, n[2] if n else a)
-    return same_structure(g, a)
-
-
-def same_structure(gold: str, answer: str) -> bool:
-    """Compare tuples, intervals, sets and lists part by part; everything else by algebra."""
-    (g, golds), (a, answers) = structure(gold), structure(answer)
-    if "{}" in (g, a):
-        return {g, a} <= {"{}", ""} and same_collection(golds, answers)
-    if g == a == "union":
-        return same_collection(golds, answers) or same_by_algebra(gold, answer)
-    if "union" in (g, a) or g == a == "" or ("" in (g, a) and RELATION.search(gold + answer)):
-        return same_by_algebra(gold, answer)
-    return g == a and len(golds) == len(answers) and all(map(equal, golds, answers))
-
-
-def structure(text: str) -> tuple[str, list[str]]:
-    r"""The brackets of a text and its parts: "{}" for sets and lists, "" for what has no parts.
-
-    >>> structure("(1, x]"), structure(r"\{1\}"), structure(r"1 \pm x"), structure("(1)")
-    (('(]', ['1', ' x']), ('{}', ['1']), ('{}', ['1 + x', '1 - x']), ('', ['(1)']))
-    """
-    kind, parts = "{}", split(text)
-    if len(parts) == 1:
-        kind, inside = enclosing(text)
-        parts = split(inside)
-        if len(parts) == 1 and kind in ("()", ""):
-            kind, parts = "", [text]
-            if len(unions := split(text, (r"\cup",))) > 1:
-                return "union", unions
-    if kind in ("{}", ""):
-        parts = [part.replace(r"\pm", sign) for part in parts for sign in ("+-" if r"\pm" in part else "+")]
-    return kind or "{}" * (len(parts) > 1), parts
-
-
-def split(text: str, at: tuple[str, ...] = (",", ";")) -> list[str]:
-    """The pieces of a text between separators that stand outside all brackets."""
-    depth, start, pieces = 0, 0, []
-    for mark in MARK.finditer(text):
-        depth += (mark[0] in OPEN) - (mark[0] in CLOSE)
-        if depth == 0 and mark[0] in at:
-            pieces.append(text[start : mark.start()])
-            start = mark.end()
-    return [*pieces, text[start:]]
-
-
-def enclosing(text: str) -> tuple[str, str]:
-    """The pair of brackets around a whole text, and the text inside; "" and the text itself if there is none."""
-    first, depth = MARK.match(text), 0
-    for mark in MARK.finditer(text) if first and first[0] in OPEN else ():
-        depth += (mark[0] in OPEN) - (mark[0] in CLOSE)
-        if depth == 0 and first and mark.end() == len(text):
-            return OPEN[first[0]] + CLOSE[mark[0]], text[first.end() : mark.start()]
-        if depth == 0:
-            break
-    return "", text
-
-
-def same_collection(golds: list[str], answers: list[str]) -> bool:
-    """Whether the parts can be paired off in some order."""
-    if len(golds) != len(answers):
-        return False
-    left = list(answers)
-    for gold in golds:
-        left.sort(key=lambda answer: key(answer) != key(gold))  # the cheap comparison first
-        match = next((i for i, answer in enumerate(left) if equal(gold, answer)), None)
-        if match is None:
-            return False
-        left.pop(match)
-    return True
-
-
-def same_by_algebra(gold: str, answer: str) -> bool:
-    """What math-verify says, unless it is a truth it reached by overlooking case, a base or a tiny difference."""
-    from math_verify import verify
-
-    pair = told_apart(gold, answer)
-    if pair is None or sorted(BASE.findall(gold)) != sorted(BASE.findall(answer)):
-        return False
-    g, a = map(parsed, pair)
-    if g is None or a is None or not verify(g, a, allow_set_relation_comp=True, timeout_seconds=None, raise_on_error=True):
-        return False
-    if not (getattr(g, "is_number", False) and getattr(a, "is_number", False)):
-        return True
-    x, y = g.evalf(20), a.evalf(20)
-    largest = max(abs(x), abs(y))
-    return bool(largest >= TINY or abs(x - y) <= largest / 10**9)
-
-
-def told_apart(gold: str, answer: str) -> tuple[str, str] | None:
-    """Both texts with X renamed where x occurs too, for the parser takes one for the other; None if that cannot be done."""
-    names = set(NAME.findall(gold + " " + answer))
-    clashes = sorted(n for n in names if n != n.lower() and n.lower() in names)
-    spare = [c for c in "abchjklmnpqrstuvwxyz" if c not in names and c.upper() not in names]
-    if any(len(n) > 1 for n in clashes) or len(clashes) > len(spare):
-        return None
-    new = dict(zip(clashes, spare[: len(clashes)], strict=True))
-
-    def rename(text: str) -> str:
-        return NAME.sub(lambda m: new.get(m[0], m[0]), text)
-
-    return rename(gold), rename(answer)
-
-
-@lru_cache(4096)
-def parsed(text: str) -> Any:
-    """The expression math-verify reads in a LaTeX text, with `i` the imaginary unit; None if it reads none."""
-    from latex2sympy2_extended import NormalizationConfig
-    from math_verify import LatexExtractionConfig, parse
-    from sympy import I
-
-    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its alarm is off, which is meant
-    nothing_lost = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all")
-    latex = LatexExtractionConfig(boxed_match_priority=0, normalization_config=nothing_lost)
-    found = parse(rf"\boxed{{{text}}}", [latex], fallback_mode="no_fallback", parsing_timeout=None, raise_on_error=True)
-    return found[0].xreplace({s: I for s in found[0].free_symbols if s.name == "i"}) if found else None

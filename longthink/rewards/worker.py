@@ -35,9 +35,7 @@ def main() -> None:
         verdicts.write(json.dumps(message, default=repr).encode("ascii") + b"\n")
 
     reward = load_part(Reward, json.loads(jobs.readline())["reward"])
-    prepare = getattr(reward, "prepare", None)
-    if prepare is not None:
-        prepare()
+    reward.prepare()
     answer({"ready": True})
     for line in jobs:
         job = json.loads(line)

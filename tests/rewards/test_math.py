@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longthink.rewards.math import Math, equal
+from longthink.answers import equal
+from longthink.rewards.math import Math
 from longthink.rewards.pool import RewardPool
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "math_eval"
