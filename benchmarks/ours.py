@@ -1,7 +1,6 @@
 """Our side of the bench: one process, one dtype. Asked for a measure, it answers tokens and seconds."""
 
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 import torch
 from limit import matmul_rates
 from prepare import bench_recipe, prompt_requests
-from protocol import Handlers, serve
+from protocol import Clock, Handlers, serve
 
 from longthink.engines.embedded import EmbeddedEngine
 from longthink.folder import ModelFolder
@@ -34,14 +33,14 @@ class Generation:
         r = self.rollout
         requests = prompt_requests(self.folder, r.prompts, r.group_size, r.window, first=self.calls * r.prompts)
         self.calls += 1
-        started = time.perf_counter()
+        clock = Clock()
         for request in requests:
             self.engine.submit(request)
         rollouts = list(self.engine.finished())
-        seconds = time.perf_counter() - started
+        times = clock.read()
         lengths = np.array([r.num_tokens for r in rollouts])
         context = float((lengths * (len(requests[0].prompt_ids) + lengths / 2)).sum() / lengths.sum())
-        return {"tokens": int(lengths.sum()), "seconds": seconds, "context": context}
+        return {"tokens": int(lengths.sum()), **times, "context": context}
 
 
 class Updates:
@@ -53,11 +52,11 @@ class Updates:
         self.batch = self.learner.logprobs(Batch(**np.load(batch)), self.loss, self.temperature)
 
     def __call__(self) -> dict[str, Any]:
-        started = time.perf_counter()
+        clock = Clock()
         self.learner.update(self.batch, self.loss, self.temperature, 1e-9).means()
-        seconds = time.perf_counter() - started
+        times = clock.read()
         lengths = self.batch.lengths
-        return {"tokens": int(lengths.sum()), "seconds": seconds, "context": float((lengths**2 / 2).sum() / lengths.sum())}
+        return {"tokens": int(lengths.sum()), **times, "context": float((lengths**2 / 2).sum() / lengths.sum())}
 
 
 class Steps:
@@ -68,13 +67,19 @@ class Steps:
         self.settings, self.step = fold(recipe, []), 0
 
     def __call__(self) -> dict[str, Any]:
-        started = time.perf_counter()
+        clock, graders = Clock(), cpu_seconds(self.training.pool.pids)
         row = self.training.train_step(self.step, self.settings)
         self.training.run.append_row({"step": self.step} | row)
-        seconds = time.perf_counter() - started
+        times = clock.read()
+        times["cpu_seconds"] += cpu_seconds(self.training.pool.pids) - graders
         self.step += 1
         parts = {key: row[f"time/{key}"] for key in ("rollout_s", "update_s")}
-        return {"tokens": row["tokens/step"], "seconds": seconds, "reward": row["reward/mean"], **parts}
+        return {"tokens": row["tokens/step"], **times, "reward": row["reward/mean"], **parts}
+
+
+def cpu_seconds(pids: list[int]) -> float:
+    """Processor time of other processes so far."""
+    return sum(int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) for pid in pids) / 1e9
 
 
 def start() -> Handlers:

@@ -5,7 +5,6 @@ import json
 import re
 import sys
 import threading
-import time
 from fractions import Fraction
 from pathlib import Path
 from queue import SimpleQueue
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from protocol import Handlers, serve
+from protocol import Clock, Handlers, serve
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
@@ -40,7 +39,7 @@ class Generation:
         rows = self.rows[self.calls * s["prompts"] : (self.calls + 1) * s["prompts"]]
         self.calls += 1
         prompts = left_padded([row["ids"] for row in rows for _ in range(s["group_size"])], self.eos)
-        started = time.perf_counter()
+        clock = Clock()
         found = self.model.generate(
             **prompts,
             do_sample=True,
@@ -51,10 +50,10 @@ class Generation:
             eos_token_id=self.eos,
             pad_token_id=self.eos,
         )
-        seconds = time.perf_counter() - started
+        times = clock.read()
         ended = found[:, prompts["input_ids"].shape[1] :] == self.eos
         before_end = ended.cumsum(dim=1) - ended.int() == 0
-        return {"tokens": int(before_end.sum()), "seconds": seconds}
+        return {"tokens": int(before_end.sum()), **times}
 
 
 def left_padded(ids: list[list[int]], pad: int) -> dict[str, torch.Tensor]:
@@ -78,10 +77,10 @@ class Updates:
         self.halves = [{name: padded(data, name, half) for name in FIELDS} for half in rows]
 
     def __call__(self) -> dict[str, Any]:
-        started = time.perf_counter()
+        clock = Clock()
         for half in self.halves:
             self.update(half)
-        return {"tokens": self.tokens, "seconds": time.perf_counter() - started}
+        return {"tokens": self.tokens, **clock.read()}
 
     def update(self, half: dict[str, torch.Tensor]) -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == torch.bfloat16):
@@ -154,7 +153,7 @@ class Steps(TrainerCallback):
 
     def _wait(self) -> None:
         self.asked.get()
-        self.started = time.perf_counter()
+        self.clock = Clock()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._wait()
@@ -162,7 +161,7 @@ class Steps(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step % self.updates == 0:
             facts = {"tokens": self.reward.tokens, "reward": self.reward.mean}
-            self.done.put({"seconds": time.perf_counter() - self.started, **facts})
+            self.done.put({**self.clock.read(), **facts})
             self._wait()
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,16 @@ def _answers(handlers: Handlers) -> Iterator[dict[str, Any]]:
     yield {"ready": sorted(handlers)}
     for line in sys.stdin:
         yield handlers[json.loads(line)["measure"]]()
+
+
+class Clock:
+    """Seconds on the wall and on the processor since it was made. The two differ where others want the same core."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def read(self) -> dict[str, float]:
+        return {"seconds": time.perf_counter() - self._wall, "cpu_seconds": time.process_time() - self._cpu}
 
 
 class Side:

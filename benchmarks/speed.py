@@ -130,8 +130,12 @@ def shown(pair: Pair) -> str:
 # -- comparing ----------------------------------------------------------------------------------------------------
 
 
-def rate(found: dict[str, Any]) -> float:
-    return float(found["tokens"] / found["seconds"])
+def rate(found: dict[str, Any], clock: str = "seconds") -> float:
+    return float(found["tokens"] / found[clock])
+
+
+def ratio(pair: Pair, ours: str, peer: str, clock: str = "seconds") -> float:
+    return rate(pair[ours], clock) / rate(pair[peer], clock)
 
 
 def compare(m: Measure, pairs: list[Pair]) -> list[dict[str, Any]]:
@@ -140,9 +144,10 @@ def compare(m: Measure, pairs: list[Pair]) -> list[dict[str, Any]]:
     rows = []
     for ours in sorted(name for name in pairs[0] if name.startswith("ours")):
         peer = "peer/float32" if ours == "ours/float32" else max(peers, key=lambda name: peers[name])
-        ratios = [rate(p[ours]) / rate(p[peer]) for p in pairs]
+        ratios = [ratio(p, ours, peer) for p in pairs]
         row = {"measure": m.name, "ours": ours.split("/")[1], "peer": peer.split("/")[1], "ratio": statistics.median(ratios)}
         row |= {"lowest": min(ratios), "highest": max(ratios), "ratios": ratios}
+        row["cpu_ratio"] = statistics.median(ratio(p, ours, peer, "cpu_seconds") for p in pairs)
         for side, name in (("ours", ours), ("peer", peer)):
             row[f"{side}_tokens_per_s"] = statistics.median(rate(p[name]) for p in pairs)
             row[f"{side}_seconds"] = statistics.median(p[name]["seconds"] for p in pairs)
@@ -196,10 +201,11 @@ def markdown(report: dict[str, Any]) -> str:
     m, v, count = report["machine"], report["versions"]["peer"], len(next(iter(report["pairs"].values())))
     lines = [
         f"One core of {m['cpu']} ({m['cores']} cores, load {m['load']:.1f} at the start), torch {v['torch']}, transformers "
-        f"{v['transformers']}, TRL {v['trl']}. Medians of {count} interleaved pairs.",
+        f"{v['transformers']}, TRL {v['trl']}. Medians of {count} interleaved pairs. Others had the core for "
+        f"{taken(report['pairs']):.0%} of the measured time.",
         "",
-        "| measured | ours | peer | ours, tok/s (s) | peer, tok/s (s) | ratio (lowest to highest) |",
-        "|---|---|---|---|---|---|",
+        "| measured | ours | peer | ours, tok/s (s) | peer, tok/s (s) | ratio (lowest to highest) | by CPU time |",
+        "|---|---|---|---|---|---|---|",
         *(table_row(row) for row in report["rows"]),
         "",
         "| share of the limit | dtype | measured GFLOP/s | FLOPs a token | bound, tok/s | reached |",
@@ -213,11 +219,19 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def taken(pairs: dict[str, list[Pair]]) -> float:
+    """The share of the measured time in which a measuring process waited for the core: a quiet machine shows about 0."""
+    found = [answer for some in pairs.values() for pair in some for answer in pair.values()]
+    return max(0.0, 1 - sum(f["cpu_seconds"] for f in found) / sum(f["seconds"] for f in found))
+
+
 def table_row(row: dict[str, Any]) -> str:
     m = next(m for m in MEASURES if m.name == row["measure"])
     cells = [m.title, row["ours"], f"{m.peer}, {row['peer']}"]
     cells += [f"{row[f'{side}_tokens_per_s']:,.0f} ({row[f'{side}_seconds']:.2f})" for side in ("ours", "peer")]
-    return f"| {' | '.join(cells)} | **{row['ratio']:.2f}** ({row['lowest']:.2f} to {row['highest']:.2f}) |"
+    return (
+        f"| {' | '.join(cells)} | **{row['ratio']:.2f}** ({row['lowest']:.2f} to {row['highest']:.2f}) | {row['cpu_ratio']:.2f} |"
+    )
 
 
 def share_row(s: dict[str, Any]) -> str:

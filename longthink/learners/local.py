@@ -27,6 +27,19 @@ from longthink.types import Batch, Floats, Ints
 
 __all__ = ["LocalLearner", "learning_rate"]
 
+# The CPU's bf16 kernels are compiled for each shape they meet, which costs more than a small product itself.
+# Blocks as wide as a multiple of WIDTH, in micro-batches of a multiple of TOTAL tokens, meet few shapes.
+WIDTH, TOTAL = 16, 128
+
+
+def round_up(lengths: Ints, multiple: int) -> Ints:
+    """The next multiple of each.
+
+    >>> round_up(np.array([1, 16, 17]), 16).tolist()
+    [16, 16, 32]
+    """
+    return -(-lengths // multiple) * multiple
+
 
 def learning_rate(update: int, settings: LearnerSettings) -> float:
     """The rate of update number `update` (from 0): linear warm-up, then constant or a cosine to floor · lr.
@@ -109,26 +122,32 @@ class LocalLearner:
     def token_logprobs(self, decoder: Decoder, batch: Batch, temperature: float) -> Floats:
         """[S] log-prob of every loss token under `decoder`; 0 elsewhere."""
         found = np.zeros(len(batch.tokens), np.float32)
-        for plan in microbatches(batch.lengths, self.settings.microbatch_tokens):
+        for plan in microbatches(round_up(batch.lengths, WIDTH), self.settings.microbatch_tokens):
             micro = self._micro(batch, plan)
             logprobs, _ = self._score(decoder, micro, temperature)
             found[micro.flat] = logprobs.float().cpu().numpy()
         return found
 
     def _micro(self, batch: Batch, plan: Plan) -> _MicroBatch:
-        lengths, grids, insides = batch.lengths, [], []
+        lengths, blocks, grids, insides = batch.lengths, [], [], []
         for rows in plan:
-            steps = np.arange(lengths[rows[0]])
+            blocks.append((len(rows), int(round_up(lengths[rows], WIDTH).max())))
+            steps = np.arange(blocks[-1][1])
             inside = steps < lengths[rows, None]
             grids.append(np.where(inside, batch.offsets[rows, None] + steps, batch.offsets[rows, None]).reshape(-1))
             inside[:, 0] = False  # nothing precedes a first token, so nothing predicts it
             insides.append(inside.reshape(-1))
+        filler = -sum(len(g) for g in grids) % TOTAL
+        if filler:
+            blocks.append((1, filler))
+            grids.append(np.zeros(filler, np.int64))
+            insides.append(np.zeros(filler, np.bool_))
         grid, inside = np.concatenate(grids), np.concatenate(insides)
         where = np.flatnonzero(inside & batch.loss_mask[grid])
         flat = grid[where]
         return _MicroBatch(
             tokens=torch.from_numpy(batch.tokens[grid]).to(self.device),
-            blocks=[(len(rows), int(lengths[rows[0]])) for rows in plan],
+            blocks=blocks,
             predictor=torch.from_numpy(where - 1).to(self.device),
             labels=torch.from_numpy(batch.tokens[flat]).to(self.device),
             flat=flat,
@@ -168,7 +187,7 @@ class LocalLearner:
             rows = np.unique(batch.row[batch.loss_mask & (batch.advantages != 0)])
         rows = rows[np.argsort(-batch.lengths[rows], kind="stable")][self.rank :: self.world]
         self.optimizer.zero_grad(set_to_none=True)
-        for plan in microbatches(batch.lengths[rows], self.settings.microbatch_tokens):
+        for plan in microbatches(round_up(batch.lengths[rows], WIDTH), self.settings.microbatch_tokens):
             micro = self._micro(batch, [rows[block] for block in plan])
             if len(micro.labels):
                 self._backward(batch, micro, weights[torch.from_numpy(micro.flat)], loss, temperature, sums)
