@@ -20,6 +20,7 @@ from longthink.types import Ints, Problem
 __all__ = ["ModelFolder", "Tokenizer", "read_config", "read_weights", "tiny_folder", "write_weights"]
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 SIDE_FILES = (
     "config.json",
     "generation_config.json",
@@ -38,6 +39,8 @@ class Tokenizer:
     def __init__(self, folder: Path) -> None:
         from transformers import AutoTokenizer
 
+        if not any((folder / name).is_file() for name in TOKENIZERS):  # transformers would make an empty one up
+            raise ModelError(f"{folder}: no usable tokenizer (none of {', '.join(TOKENIZERS)} is there)")
         try:
             self.inner = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except Exception as e:  # any failure of a foreign loader is the same news for the user
@@ -76,9 +79,19 @@ def _stop_ids(folder: Path, inner: Any) -> frozenset[int]:
     for name in ("generation_config.json", "config.json"):
         path = folder / name
         if path.exists():
-            found = json.loads(path.read_text()).get("eos_token_id")
+            found = _read_json(path).get("eos_token_id")
             ids.update(found if isinstance(found, list) else [] if found is None else [found])
     return frozenset(ids)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        raw = json.loads(path.read_text())
+    except ValueError as e:  # of JSON and of UTF-8 alike
+        raise ModelError(f"{path}: not JSON ({e})") from None
+    if not isinstance(raw, dict):
+        raise ModelError(f"{path}: not a JSON object but a {type(raw).__name__}")
+    return raw
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -86,12 +99,10 @@ def read_config(folder: Path) -> ModelConfig:
     path = folder / "config.json"
     if not path.is_file():
         raise ModelError(f"{folder}: not a model folder (no config.json); expected a Hugging Face folder")
+    raw = _read_json(path)
     try:
-        raw = json.loads(path.read_text())
         return ModelConfig.from_dict(raw)
-    except (json.JSONDecodeError, UnicodeDecodeError) as e:
-        raise ModelError(f"{path}: not JSON ({e})") from None
-    except (KeyError, TypeError) as e:
+    except (KeyError, TypeError, ValueError) as e:
         raise ModelError(f"{path}: a field is missing or of the wrong type: {e}") from None
 
 
@@ -104,7 +115,10 @@ def read_weights(folder: Path, decoder: Decoder) -> None:
     if single.is_file():
         files = [single]
     elif index.is_file():
-        files = sorted({folder / name for name in json.loads(index.read_text())["weight_map"].values()})
+        named = _read_json(index).get("weight_map")
+        if not isinstance(named, dict):
+            raise ModelError(f"{index}: no weight_map; expected the names of all tensors with the files they are in")
+        files = sorted({folder / name for name in named.values()})
     else:
         raise ModelError(f"{folder}: no {WEIGHTS} and no {INDEX}; other weight formats are not read")
     wanted = dict(decoder.named_parameters())

@@ -358,7 +358,8 @@ def _cost_panel(run: _Run) -> str:
 def _page(run: _Run) -> str:
     title = html.escape(f"longthink run {run.name}")
     steps, tokens = run.columns("step"), run.columns("tokens/generated")
-    facts = [f"{steps.size} steps", f"{tokens.max(initial=0):,.0f} tokens generated in training"][: 2 if tokens.size else 1]
+    facts = [f"{steps.max(initial=0):.0f} steps", f"{tokens.max(initial=0):,.0f} tokens generated in training"]
+    facts = facts[: 2 if tokens.size else 1]
     facts += [_shown(run.summary.get(k), p) for k, p in (("seconds", "{:,.0f} s"), ("seed", "seed {:.0f}")) if k in run.summary]
     panels = [*(_step_panel(run, panel) for panel in PANELS), _validation_panels(run), _cost_panel(run), _curve_panel(run.curve)]
     verdict = f'<p class="verdict">{html.escape(_verdict(run.summary)).replace(" %", "&nbsp;%")}</p>' if run.summary else ""

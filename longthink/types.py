@@ -216,9 +216,13 @@ class Batch:
         """The same batch with some per-token arrays replaced."""
         return replace(self, **arrays)
 
+    def tokens_of(self, rows: Ints) -> Ints:
+        """Where the tokens of these sequences lie in the flat arrays, in this order."""
+        return np.concatenate([np.arange(self.offsets[r], self.offsets[r + 1]) for r in rows])
+
     def select(self, rows: Ints) -> "Batch":
         """The sub-batch of these sequences, in this order."""
-        index = np.concatenate([np.arange(self.offsets[r], self.offsets[r + 1]) for r in rows])
+        index = self.tokens_of(rows)
 
         def take(array: Any) -> Any:
             return None if array is None else array[index]

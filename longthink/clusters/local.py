@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.multiprocessing as multiprocessing
 from torch import Tensor
@@ -29,11 +30,16 @@ from longthink.metrics import Sums
 from longthink.part import load_part
 from longthink.recipe import LossSettings, Recipe
 from longthink.tasks.base import Task
-from longthink.types import Batch, Request, Rollout, RolloutId
+from longthink.types import Batch, Floats, Ints, Request, Rollout, RolloutId
 
 __all__ = ["LocalCluster"]
 
 PR_SET_PDEATHSIG = 1
+
+
+def share(batch: Batch, rank: int, world: int) -> Ints:
+    """The rows a rank scores."""
+    return np.arange(rank, len(batch), world)
 
 
 class _SharedSum:
@@ -69,6 +75,7 @@ class _Rank:
         keep_memory()
         folder = ModelFolder(recipe.model.path)
         dtype, device = getattr(torch, recipe.model.dtype), recipe.model.device
+        self.tokenizer = folder.tokenizer
         self.version = 0
         self.shared = shared
         self.learner = LocalLearner(
@@ -105,8 +112,10 @@ class _Rank:
     def update(self, batch: Batch, loss: LossSettings, temperature: float, lr: float) -> Sums:
         return self.learner.update(batch, loss, temperature, lr).settle()
 
-    def logprobs(self, batch: Batch, loss: LossSettings, temperature: float) -> Batch:
-        return self.learner.logprobs(batch, loss, temperature)
+    def reference_logprobs(self, batch: Batch, loss: LossSettings, temperature: float) -> Floats | None:
+        """Those of this rank's share of the rows."""
+        mine = batch.select(share(batch, self.learner.rank, self.learner.world))
+        return self.learner.logprobs(mine, loss, temperature).reference_logprobs
 
     def load(self, folder: Path, optimizer: bool) -> None:
         self.learner.load(folder, optimizer=optimizer)
@@ -175,7 +184,7 @@ class LocalCluster:
         self._send("start")
         self._me = _Rank(recipe, 0, shared)
         self._gather()
-        self.learner = self._me.learner
+        self.learner, self.tokenizer = self._me.learner, self._me.tokenizer
 
     # -- calls --------------------------------------------------------------------------------------------------
 
@@ -231,8 +240,14 @@ class LocalCluster:
     # -- the learner's side -------------------------------------------------------------------------------------
 
     def logprobs(self, batch: Batch, loss: LossSettings, temperature: float) -> Batch:
-        """The batch with the log-probs its loss needs (longthink/learners/local.py)."""
-        return self._me.logprobs(batch, loss, temperature)
+        """The batch with the log-probs its loss needs (longthink/learners/local.py), each rank computing a share."""
+        batch = batch.with_(old_logprobs=batch.sampler_logprobs)
+        if not loss.kl:
+            return batch
+        found = np.zeros_like(batch.sampler_logprobs)
+        for rank, part in enumerate(self._call("reference_logprobs", batch, loss, temperature)):
+            found[batch.tokens_of(share(batch, rank, self.world))] = part
+        return batch.with_(reference_logprobs=found)
 
     def update(self, batch: Batch, loss: LossSettings, temperature: float, lr: float) -> Sums:
         """Take the updates of a batch on every rank; the metrics of all."""

@@ -16,7 +16,7 @@ import torch
 
 from longthink.advantage import advantages
 from longthink.errors import LearnerError
-from longthink.learners import packing
+from longthink.learners import local, packing
 from longthink.learners.local import LocalLearner, learning_rate
 from longthink.model import Decoder, ModelConfig
 from longthink.recipe import AdvantageSettings, LearnerSettings, LossSettings
@@ -265,7 +265,7 @@ def test_other_settings_equal_the_naive_learner_too(change, tied):
     "change",
     [
         {"microbatch_tokens": 1},  # every row alone
-        {"microbatch_tokens": 23},
+        {"microbatch_tokens": 40},
         {"microbatch_tokens": 100_000},
         {"head_chunk": 1},
         {"head_chunk": 5},
@@ -280,11 +280,23 @@ def test_what_only_changes_memory_changes_no_update(loss, change):
 
 
 @every_loss
-@pytest.mark.parametrize("padding", [0.0, 1.0])
-def test_padding_changes_no_update(loss, padding, monkeypatch):
+def test_padding_changes_no_update(loss, monkeypatch):
     one, row = undisturbed(loss)
-    monkeypatch.setattr(packing, "MAX_PADDING", padding)  # 1: all rows as wide as the longest
+    monkeypatch.setattr(packing, "MAX_PADDING", 1.0)  # all rows as wide as the longest
     other, other_row = trained(make_batch(), loss, ONE_PASS.model_copy(update={"microbatch_tokens": 10_000}))
+    same(other.decoder, one.decoder)
+    assert other_row == pytest.approx(row, abs=1e-11)
+
+
+@pytest.mark.parametrize(("width", "total"), [(1, 1), (3, 1), (1, 50)])
+@pytest.mark.parametrize("loss", [LossSettings(kl=0.2, entropy=0.05), LossSettings(kind="nll")])
+def test_rounding_up_blocks_and_micro_batches_changes_no_update(loss, width, total, monkeypatch):
+    monkeypatch.setattr(local, "WIDTH", width)
+    monkeypatch.setattr(local, "TOTAL", total)
+    batch = make_batch()
+    other, other_row = trained(batch, loss, ONE_PASS)
+    monkeypatch.undo()
+    one, row = trained(batch, loss, ONE_PASS)
     same(other.decoder, one.decoder)
     assert other_row == pytest.approx(row, abs=1e-11)
 
@@ -338,8 +350,11 @@ def sharded(world, batch, loss, settings):
     return made, first.means()
 
 
-@every_loss
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize(
+    ("loss", "world"),
+    [(loss, 2) for loss in LOSSES] + [(LOSSES[0], 3), (LOSSES[3], 3)],
+    ids=[*NAMES, "three", "three-kl-entropy"],
+)
 def test_learners_that_share_the_rows_equal_one(loss, world):
     one, row = undisturbed(loss)
     ranks, merged = sharded(world, make_batch(), loss, ONE_PASS)
@@ -429,12 +444,12 @@ def test_the_mismatch_is_the_distance_to_the_sampler():
 # -- what is skipped, what is masked ----------------------------------------------------------------------------
 
 
-def computed_tokens(batch, loss, settings):
-    """The learner after one batch, its metrics, and how many padded tokens its decoder saw."""
+def counted(batch, loss, settings):
+    """The learner after one batch, its metrics, and how often its decoder ran: once a row where rows stand alone."""
     made, seen = learner(settings), []
-    made.decoder.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    made.decoder.register_forward_pre_hook(lambda *_: seen.append(1))
     row = made.update(made.logprobs(batch, loss, TEMPERATURE), loss, TEMPERATURE).means()
-    return made, row, sum(seen)
+    return made, row, len(seen)
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
@@ -442,14 +457,13 @@ def test_rows_without_advantage_are_skipped_and_still_count(aggregation):
     batch = make_batch()
     settings = SETTINGS.model_copy(update={"microbatch_tokens": 1, "epochs": 1})
     loss = LossSettings(aggregation=aggregation)
-    skipped, row, few = computed_tokens(batch, loss, settings)
+    skipped, row, few = counted(batch, loss, settings)
     # an entropy bonus too small for any digit forbids skipping and changes nothing else
-    whole, whole_row, many = computed_tokens(batch, loss.model_copy(update={"entropy": 1e-300}), settings)
+    whole, whole_row, many = counted(batch, loss.model_copy(update={"entropy": 1e-300}), settings)
     same(skipped.decoder, whole.decoder)
     assert row["loss/policy/sum"] == pytest.approx(whole_row["loss/policy/sum"], abs=1e-12)
-    pair = batch.group == 1  # equal rewards
-    assert (batch.advantages[pair[batch.row]] == 0).all()
-    assert many - few == batch.lengths[pair].sum()
+    assert (batch.advantages[batch.group[batch.row] == 1] == 0).all()
+    assert (few, many) == (11, 13)  # of 14 rows; one has no loss token, the equal pair no advantage
 
 
 def test_a_batch_without_any_advantage_still_takes_its_updates():
@@ -509,8 +523,9 @@ def test_the_gradient_reaches_exactly_the_places_that_predict_a_policy_token(los
     )
     longest, other = outputs
     # prompt of 2: its last token predicts the first of the response; p at the predictors of policy tokens
-    assert ["p" if g.any() else "." for g in longest.grad] == list(".ppp....pp...")
-    assert ["p" if g.any() else "." for g in other.grad] == list("..ppppp.")
+    for hidden, places in ((longest, ".ppp....pp..."), (other, "..ppppp.")):
+        assert ["p" if g.any() else "." for g in hidden.grad[: len(places)]] == list(places)
+        assert not hidden.grad[len(places) :].any()  # padding
 
 
 # -- counting updates -------------------------------------------------------------------------------------------

@@ -1,0 +1,103 @@
+"""Two real processes against one: the same rollouts, the same update, and a dead replica named."""
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from longthink.clusters.local import LocalCluster
+from longthink.errors import EngineError
+from longthink.folder import tiny_folder
+from longthink.recipe import LossSettings, Recipe, parse_recipe
+from longthink.tasks.countdown import WORDS, Countdown
+from longthink.types import Batch, Group, Request, Rollout, RolloutId, Sampling, Verdict
+
+TEMPLATE = "{{ bos_token }} {% for m in messages %}{{ m['content'] }} {% endfor %}<think>"
+LOSS = LossSettings(kl=0.05, entropy=0.01)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    tiny_folder(folder, WORDS, seed=0, template=TEMPLATE, hidden_size=32, num_hidden_layers=2, intermediate_size=64)
+    return folder
+
+
+def recipe(model: Path, processes: int) -> Recipe:
+    table = {
+        "name": "two",
+        "model": {"path": str(model), "dtype": "float32", "processes": processes, "threads": 1},
+        "task": {"kind": "countdown"},
+        "reward": {"kind": "countdown"},
+        "learner": {"lr": 1e-3, "minibatch_prompts": 2},
+        "rollout": {"prompts": 4},
+    }
+    return parse_recipe(table, "test")
+
+
+def sampled(cluster: LocalCluster) -> list[Rollout]:
+    task = Countdown()
+    for group in range(4):
+        problem = task.problem("train", group)
+        ids = cluster.tokenizer.prompt_ids(problem)
+        for sample in range(3):
+            cluster.submit(Request(RolloutId(group, sample), problem, ids, 20, Sampling(), 10 * group + sample))
+    return sorted(cluster.finished(), key=lambda r: r.id)
+
+
+def batch_of(rollouts: list[Rollout]) -> Batch:
+    groups = []
+    for start in range(0, len(rollouts), 3):
+        members = tuple(rollouts[start : start + 3])
+        groups.append(Group(members[0].problem, members, (Verdict(1.0, "ok"),) * 3, (1.0, 0.0, 0.0)))
+    batch = Batch.of(groups)
+    return batch.with_(advantages=np.where(batch.row % 3 == 0, 1.0, -0.5).astype(np.float32))
+
+
+def one_step(model: Path, processes: int) -> tuple[list[Rollout], np.ndarray, dict[str, float], dict[str, np.ndarray]]:
+    cluster = LocalCluster(recipe(model, processes))
+    try:
+        cluster.freeze_reference()
+        rollouts = sampled(cluster)
+        batch = cluster.logprobs(batch_of(rollouts), LOSS, 1.0)
+        assert batch.reference_logprobs is not None
+        means = cluster.update(batch, LOSS, 1.0, 1e-3).means()
+        cluster.sync(1)
+        weights = {name: p.detach().numpy().copy() for name, p in cluster.learner.decoder.named_parameters()}
+        return rollouts + sampled(cluster), batch.reference_logprobs, means, weights
+    finally:
+        cluster.close()
+
+
+def test_two_processes_do_what_one_does(model: Path) -> None:
+    alone, alone_reference, alone_means, alone_weights = one_step(model, 1)
+    shared, shared_reference, shared_means, shared_weights = one_step(model, 2)
+    assert [r.id for r in shared] == [r.id for r in alone]
+    # the first twelve are sampled from the same weights; their tokens do not depend on who sampled them
+    for a, b in zip(alone[:12], shared[:12], strict=True):
+        assert a.response_ids.tolist() == b.response_ids.tolist()
+    np.testing.assert_allclose(shared_reference, alone_reference, atol=1e-5)
+    assert shared_means.keys() == alone_means.keys()
+    for key in alone_means:
+        assert shared_means[key] == pytest.approx(alone_means[key], abs=2e-5), key
+    for name in alone_weights:
+        np.testing.assert_allclose(shared_weights[name], alone_weights[name], atol=1e-5)
+
+
+def test_replicas_repeat_to_the_bit(model: Path) -> None:
+    first, again = one_step(model, 2), one_step(model, 2)
+    assert first[2] == again[2]
+    assert all((first[3][name] == again[3][name]).all() for name in first[3])
+
+
+def test_a_dead_replica_is_named(model: Path) -> None:
+    cluster = LocalCluster(recipe(model, 2))
+    try:
+        os.kill(cluster._peers[0][0].pid, signal.SIGKILL)
+        cluster._peers[0][0].join()
+        with pytest.raises(EngineError, match=r"replica 1 (is gone|died)"):
+            cluster.sync(5)
+    finally:
+        cluster.close()
