@@ -11,24 +11,27 @@ __all__ = ["Lengthen"]
 
 
 class Lengthen(Trigger):
-    """Fires on plateau AND (rising length OR rising clip ratio), judged over the last `validations` validations.
+    """Fires on plateau AND (rising length OR rising clip ratio).
 
-    Plateau: the slope of validation accuracy has a 95 % interval that does not lie above zero. Rising: the
-    slope of the mean response length, or of the truncated share, has an interval that lies above zero. All
-    three are read off the validation problems, which are the same every time, so that the difficulty of a
-    step's prompts does not pass for a trend. Nothing fires before the stage has had that many validations.
+    Plateau: over the stage's last `validations` validations, the slope of accuracy has a 95 % interval that does
+    not lie above zero. Rising: over its last `rising_over` (fewer while it is young), the slope of the mean
+    response length, or of the truncated share, has an interval that lies above zero. All three are read off
+    the validation problems, which are the same every time, so that the difficulty of a step's prompts does
+    not pass for a trend. Nothing fires before the stage has had `validations` validations.
     Source: DeepScaleR 3.3 (P2) and its two switches: at step 1,040 with the clip ratio going from 4.2 to
     6.5 %, and at 480 with a clip ratio of 2.0 % and lengths slightly falling, hence the OR. Differs: the
     authors watched training curves by eye.
     """
 
     validations: int = Field(6, ge=3)
+    rising_over: int = Field(12, ge=3)
 
     def fires(self, rows: Rows) -> dict[str, Any] | None:
-        checked = [r for r in rows if "validation/accuracy" in r][-self.validations :]
+        checked = [r for r in rows if "validation/accuracy" in r][-max(self.validations, self.rising_over) :]
         if len(checked) < self.validations:
             return None
-        accuracy = _slope(checked, "validation/accuracy")
+        accuracy = _slope(checked[-self.validations :], "validation/accuracy")
+        checked = checked[-self.rising_over :]
         length, clipped = _slope(checked, "validation/mean_tokens"), _slope(checked, "validation/truncated_share")
         if accuracy.low > 0 or max(length.low, clipped.low) <= 0:
             return None

@@ -9,7 +9,7 @@ from longthink.control.lengthen import Lengthen
 from longthink.errors import RecipeError
 from longthink.part import load_part
 
-RULE = Lengthen(validations=5)
+RULE = Lengthen(validations=5, rising_over=5)
 PLATEAU, BETTER, WORSE = [0.40, 0.41, 0.40, 0.41, 0.40], [0.30, 0.36, 0.43, 0.49, 0.55], [0.55, 0.49, 0.43, 0.36, 0.30]
 FLAT, RISING, FALLING = [100, 101, 99, 101, 100], [100, 111, 119, 131, 140], [140, 131, 119, 111, 100]
 CLIP_FLAT, CLIP_RISING, CLIP_FALLING = (
@@ -122,3 +122,10 @@ def test_a_recipe_names_it_by_its_file():
         load_part(Trigger, {"kind": "lengthen", "validations": 2})
     with pytest.raises(ValidationError):
         RULE.validations = 7
+
+
+def test_a_rise_that_ended_before_the_plateau_still_counts():
+    early = history(BETTER, RISING, CLIP_RISING)
+    late = history(PLATEAU, [140] * 5, [0.065] * 5, first=len(early) + 1)
+    assert RULE.fires(early + late) is None
+    assert Lengthen(validations=5, rising_over=10).fires(early + late)["rising"] == "length and clip ratio"

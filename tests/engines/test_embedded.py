@@ -270,7 +270,9 @@ def test_greedy_takes_the_most_likely_token_and_reports_it_at_temperature_one(bu
         np.testing.assert_allclose(logprobs_of(rollout), expected.max(1).values.numpy(), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("narrow", [Sampling(1.4, top_k=1), Sampling(1.4, top_p=1e-9), Sampling(1e-4)], ids=str)
+@pytest.mark.parametrize(
+    "narrow", [Sampling(1.4, top_k=1), Sampling(1.4, top_p=1e-9), Sampling(1.4, top_p=0.0), Sampling(1e-4)], ids=str
+)
 def test_the_narrowest_restrictions_are_greedy(build: Build, narrow: Sampling) -> None:
     greedy = run(build(DECODER), make_requests(8, sampling=Sampling(0.0)))
     for id, rollout in run(build(DECODER), make_requests(8, sampling=narrow)).items():

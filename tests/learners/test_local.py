@@ -390,6 +390,16 @@ def test_logprobs_are_those_of_the_full_logits_and_zero_off_the_mask():
     np.testing.assert_allclose(found[batch.loss_mask], expected[batch.loss_mask], rtol=1e-6)
 
 
+def test_a_first_token_has_no_logprob():
+    batch, made = make_batch(), learner()
+    batch = batch.with_(loss_mask=np.ones(len(batch.tokens), bool))
+    found = made.token_logprobs(made.decoder, batch, TEMPERATURE)
+    with torch.no_grad():
+        expected = np.concatenate([token_logprobs(made.decoder, ids)[0].numpy() for ids in rows_of(batch)])
+    assert (found[batch.offsets[:-1]] == 0).all()
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 def test_a_much_longer_rollout_changes_no_other_rows_logprobs(monkeypatch):
     monkeypatch.setattr(packing, "MAX_PADDING", 1.0)  # into the same block
     settings = SETTINGS.model_copy(update={"microbatch_tokens": 10_000})
