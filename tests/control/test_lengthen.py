@@ -116,7 +116,7 @@ def test_deciding_is_pure():
 
 
 def test_a_recipe_names_it_by_its_file():
-    assert load_part(Trigger, {"kind": "lengthen", "validations": 5}) == RULE
+    assert load_part(Trigger, {"kind": "lengthen", "validations": 5, "rising_over": 5}) == RULE
     assert load_part(Trigger, {"kind": "lengthen"}) == Lengthen()
     with pytest.raises(RecipeError, match="validations: Input should be greater than or equal to 3, got 2"):
         load_part(Trigger, {"kind": "lengthen", "validations": 2})
