@@ -306,14 +306,9 @@ def draw_tokens(
     greedy = temperature == 0
     logprobs = torch.log_softmax(logits / torch.where(greedy, 1.0, temperature).unsqueeze(1), dim=-1)
     probs = logprobs.exp()
-    for slot, top_p, top_k in restrictions:
-        order = probs[slot].argsort(descending=True, stable=True)
-        ranked = probs[slot][order]
-        cut = ranked.cumsum(0) - ranked >= top_p
-        if top_k > 0:
-            cut[top_k:] = True
-        cut[0] = False
-        probs[slot, order[cut]] = 0.0
+    if restrictions:
+        slots, top_p, top_k = (torch.tensor(column, device=logits.device) for column in zip(*restrictions, strict=True))
+        probs[slots] = _restrict(probs[slots], top_p.unsqueeze(1), top_k.unsqueeze(1))
     cumulative = probs.cumsum(dim=-1)
     target = draws * cumulative[:, -1]
     tokens = torch.searchsorted(cumulative, target.unsqueeze(1), right=True).squeeze(1)
@@ -322,3 +317,12 @@ def draw_tokens(
     if bool(greedy.any()):
         tokens = torch.where(greedy, logits.argmax(dim=-1), tokens)
     return tokens, logprobs.gather(1, tokens.unsqueeze(1)).squeeze(1)
+
+
+def _restrict(probs: Tensor, top_p: Tensor, top_k: Tensor) -> Tensor:
+    """probs [r, V] with zeros outside the nucleus: the fewest tokens reaching `top_p` [r, 1], at most `top_k` (0: any)."""
+    ranked, order = probs.sort(dim=-1, descending=True, stable=True)
+    rank = torch.arange(probs.shape[-1], device=probs.device)
+    cut = (ranked.cumsum(dim=-1) - ranked >= top_p) | ((top_k > 0) & (rank >= top_k))
+    cut[:, 0] = False
+    return torch.zeros_like(probs).scatter_(1, order, ranked.masked_fill_(cut, 0.0))
