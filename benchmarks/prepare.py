@@ -23,16 +23,30 @@ from longthink.tasks.countdown import WORDS, Countdown
 from longthink.train import Training
 from longthink.types import Batch, Group, Request, Rollout, RolloutId, Sampling, Verdict
 
-WINDOW = 192
 WARM_STEPS = 40  # fine-tuning steps of the model the bench makes: enough for lengths that vary as a real run's do
 MAX_GROUPS = 256
+SETTINGS = (  # what the peer is given too; everything else is the shipped recipe's
+    "model.processes=1",
+    "model.threads=1",
+    "workers=1",
+    "rollout.prompts=16",
+    "rollout.group_size=16",
+    "rollout.window=192",
+    "rollout.temperature=1.0",
+    "learner.minibatch_prompts=8",
+    "learner.epochs=1",
+    "loss.clip_low=0.2",
+    "loss.clip_high=0.28",
+    "loss.kl=0.0",
+    "loss.entropy=0.0",
+    "validation.every=0",
+    "stage=[]",
+)
 
 
-def bench_recipe(model: Path, dtype: str, *sets: str) -> Recipe:
-    """The shipped recipe of the quickstart's reinforcement learning: one window, no validation, one process on one core."""
-    fixed = ("stage=[]", f"rollout.window={WINDOW}", "validation.every=0", "workers=1", "model.processes=1", "model.threads=1")
-    found = load_recipe(RECIPES / "countdown_grpo_cpu.toml", [f"model.path={model}", f"model.dtype={dtype}", *fixed, *sets])
-    return resolve(found)
+def bench_recipe(model: Path, dtype: str) -> Recipe:
+    """The shipped recipe of the quickstart's reinforcement learning with the bench's settings, resolved."""
+    return resolve(load_recipe(RECIPES / "countdown_grpo_cpu.toml", [f"model.path={model}", f"model.dtype={dtype}", *SETTINGS]))
 
 
 def make_model(out: Path) -> Path:

@@ -28,6 +28,9 @@ def run_benchmarks(args: argparse.Namespace) -> int:
     from longthink.recipe import override
 
     tasks = {path: _task(path, args.suffix) for path in args.on}
+    stems = [Path(path).name.split(".")[0] for path in tasks]
+    if args.out and len(set(stems)) < len(stems):
+        raise RecipeError(f"eval: two files would write the same result ({', '.join(stems)}); evaluate them into two folders")
     table: dict[str, Any] = {
         "name": "eval",
         "model": {"path": args.model},
@@ -61,6 +64,7 @@ def run_benchmarks(args: argparse.Namespace) -> int:
                     sampling=Sampling(args.temperature, args.top_p),
                     seed=args.seed,
                     limits=recipe.rollout,
+                    journal={},
                     progress=progress.rollouts,
                 )
                 progress.note(_line(path, found))
@@ -93,10 +97,10 @@ def _refuse_long(path: str, task: Task, model: ModelFolder, recipe: Recipe, prob
 
 def _line(path: str, found: Evaluation) -> str:
     s = found.summary()
+    n, ungraded = s["samples"], f", {s['ungraded']} not graded" if s["ungraded"] else ""
     return (
-        f"{Path(path).name}: avg@{s['samples']} {s['accuracy']:.3f} [{s['low']:.3f}, {s['high']:.3f}] "
-        f"over {s['problems']} problems, {s['mean_tokens']:.0f} tokens, {s['truncated']:.1%} truncated"
-        + (f", {s['ungraded']} not graded" if s["ungraded"] else "")
+        f"{Path(path).name}: avg@{n} {s['accuracy']:.3f} [{s['low']:.3f}, {s['high']:.3f}], pass@{n} {s['pass_at_n']:.3f} over "
+        f"{s['problems']} problems, {s['mean_tokens']:.0f} tokens, {s['truncated']:.1%} truncated{ungraded}"
     )
 
 
@@ -111,8 +115,7 @@ def _write(folder: Path, path: str, found: Evaluation, args: argparse.Namespace)
     rows = [
         {"problem": r.problem.id, "sample": r.id.sample, "text": r.text, "tokens": r.num_tokens, "finish_reason": r.finish_reason}
         | {"score": v.score, "status": v.status, "extracted": v.extracted}
-        for row in found.samples
-        for r, v in row
+        for r, v in found.scored
     ]
     data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     storage.replace_file(folder / f"{stem}.samples.jsonl", data.encode("utf-8", "surrogatepass"))

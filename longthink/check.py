@@ -12,8 +12,9 @@ from longthink.part import load_part
 from longthink.recipe import Recipe
 from longthink.rewards.base import Reward
 from longthink.rewards.pool import RewardPool
+from longthink.settings import fold
 from longthink.tasks.base import Task
-from longthink.train import refuse_misfit
+from longthink.train import prompt_limits, refuse_misfit
 from longthink.types import Problem
 
 __all__ = ["arithmetic", "check", "count_parameters", "refused_golds"]
@@ -36,7 +37,7 @@ def check(recipe: Recipe, *, golds: int) -> int:
         refuse_misfit(recipe, model.config)
     problems = [task.problem("train", i) for i in range(min(golds, size or golds))]
     if model is not None:
-        lengths = [prompt_ids(model.tokenizer, p, recipe.rollout) for p in problems]
+        lengths = [prompt_ids(model.tokenizer, p, prompt_limits(recipe, model.config)) for p in problems]
         kept = [len(ids) for ids in lengths if ids is not None]
         if not kept:
             raise TaskError(
@@ -98,9 +99,11 @@ def arithmetic(recipe: Recipe, config: ModelConfig | None) -> list[str]:
         + (f" or {recipe.budget.max_generated_tokens:,} generated tokens" if recipe.budget.max_generated_tokens else ""),
     ]
     for index, stage in enumerate(recipe.stage):
-        until = stage.until["kind"] if stage.until else "the budget ends"
-        steps = f", at most {stage.max_steps} steps" if stage.max_steps else ""
-        lines.append(f"stage {index}: window {stage.window or r.window}, until {until}{steps}")
+        window = fold(recipe, [{"step": 0, "action": {"stage": index}}]).rollout.window
+        ends = [f"{stage.until['kind']} fires"] if stage.until else []
+        ends += [f"{stage.max_steps} steps are done"] if stage.max_steps else []
+        last = index + 1 == len(recipe.stage)
+        lines.append(f"stage {index}: window {window}, until {'the budget ends' if last else ' or '.join(ends)}")
     return lines + (_memory(recipe, config) if config else [])
 
 

@@ -5,6 +5,7 @@ complete. It is an ordinary Hugging Face folder with a few files more.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, Protocol
 from longthink import storage
 from longthink.errors import CheckpointError
 
-__all__ = ["Holder", "checkpoint_path", "latest", "prune", "save_checkpoint", "verify"]
+__all__ = ["Holder", "checkpoint_path", "latest", "prune", "save_checkpoint", "steps", "verify"]
 
 MANIFEST = "manifest.json"
 
@@ -33,6 +34,12 @@ def checkpoint_path(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step_{step:06d}"
 
 
+def steps(run: Path) -> list[int]:
+    """The steps that have a checkpoint folder, sound or not, in order."""
+    names = (re.fullmatch(r"step_(\d{6,})", p.name) for p in (run / "checkpoints").glob("step_*"))
+    return sorted(int(name[1]) for name in names if name)
+
+
 def save_checkpoint(
     run: Path, step: int, holders: Iterable[Holder], side_files: Mapping[str, bytes], facts: Mapping[str, Any]
 ) -> Path:
@@ -40,7 +47,7 @@ def save_checkpoint(
     final = checkpoint_path(run, step)
     temporary = final.with_name(f".{final.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    storage.make_folder(temporary)
     for name, data in side_files.items():
         storage.write_bytes(temporary / name, data)
     for holder in holders:
@@ -74,7 +81,7 @@ def verify(folder: Path) -> dict[str, Any]:
 def latest(run: Path, run_id: str) -> tuple[Path, dict[str, Any], list[str]] | None:
     """The newest sound checkpoint of this run, its manifest, and why newer ones were refused."""
     refused: list[str] = []
-    for folder in sorted((run / "checkpoints").glob("step_*"), reverse=True):
+    for folder in (checkpoint_path(run, step) for step in reversed(steps(run))):
         try:
             manifest = verify(folder)
         except CheckpointError as e:
@@ -91,6 +98,6 @@ def latest(run: Path, run_id: str) -> tuple[Path, dict[str, Any], list[str]] | N
 
 def prune(run: Path, keep: set[int]) -> None:
     """Delete the checkpoints of all steps but these. A deletion that is interrupted leaves a torn folder, later refused."""
-    for folder in (run / "checkpoints").glob("step_*"):
-        if int(folder.name.removeprefix("step_")) not in keep:
-            shutil.rmtree(folder)
+    for step in steps(run):
+        if step not in keep:
+            shutil.rmtree(checkpoint_path(run, step), ignore_errors=True)

@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     e.add_argument("--suffix", default="", help="added to every prompt")
     e.add_argument("--reward", default="math", help="the verifier's kind")
     e.add_argument("--seed", type=int, default=0)
-    e.add_argument("--out", type=Path, help="write eval.json and samples.jsonl into this folder")
+    e.add_argument("--out", type=Path, help="write FILE.eval.json and FILE.samples.jsonl into this folder")
     e.add_argument("--set", action="append", default=[], metavar="a.b=c", help="engine and model settings, as in a recipe")
     e.set_defaults(command=_eval)
     c = verbs.add_parser("check", help="validate a recipe, grade its golds, print its arithmetic")
@@ -95,19 +95,15 @@ def _train(args: argparse.Namespace) -> int:
 
 def _checkpoint_of(text: str) -> Path:
     """The checkpoint folder of RUN or RUN@STEP. Raises: RecipeError naming the steps there are."""
-    from longthink.checkpoint import checkpoint_path
+    from longthink.checkpoint import checkpoint_path, steps
 
     run, at, step = text.partition("@")
-    found = sorted((Path(run) / "checkpoints").glob("step_*"))
+    found = steps(Path(run))
     if not found:
         raise RecipeError(f"--from {text}: {run} has no checkpoints; expected a run folder")
-    if not at:
-        return found[-1]
-    path = checkpoint_path(Path(run), int(step)) if step.isdigit() else None
-    if path not in found:
-        there = ", ".join(str(int(p.name[5:])) for p in found)
-        raise RecipeError(f"--from {text}: no checkpoint of step {step!r}; there are {there}")
-    return path
+    if at and (not step.isdigit() or int(step) not in found):
+        raise RecipeError(f"--from {text}: no checkpoint of step {step!r}; there are {', '.join(map(str, found))}")
+    return checkpoint_path(Path(run), int(step) if at else found[-1])
 
 
 def _eval(args: argparse.Namespace) -> int:

@@ -12,7 +12,10 @@ from longthink.rewards.pool import RewardPool
 from longthink.rng import derive_seed
 from longthink.types import Group, Ints, Problem, Request, Rollout, RolloutId, Sampling, Verdict
 
-__all__ = ["collect", "rollout_rows", "sample_and_score", "timed_verdicts"]
+__all__ = ["Journal", "Progress", "Scored", "collect", "rollout_rows", "sample_and_score", "timed_verdicts"]
+
+Scored = tuple[Rollout, Verdict]
+Journal = Mapping[RolloutId, tuple[str, Verdict]]
 
 TIMED = ("timeout", "limit", "crash")  # statuses that may differ when the same text is graded again
 
@@ -30,10 +33,10 @@ def collect(
     settings: RolloutSettings,
     *,
     seed: int,
-    journal: Mapping[RolloutId, tuple[str, Verdict]],
+    journal: Journal,
     progress: Progress,
-) -> list[Group]:
-    """N·G rollouts of the next N problems, scored, as groups in cursor order.
+) -> tuple[list[Scored], list[Group]]:
+    """N·G rollouts of the next N problems with their verdicts, and the groups made of them, in cursor order.
 
     A rollout's draws are keyed by (run seed, group, sample). A rollout whose verdict has no score (our part
     failed) leaves its group; a group left with fewer than two, when groups have more than one, is dropped.
@@ -63,7 +66,7 @@ def collect(
             rollouts, verdicts = zip(*members, strict=True)
             rewards = tuple(v.score for v in verdicts)
             groups.append(Group(rollouts[0].problem, rollouts, verdicts, rewards))
-    return groups
+    return scored, groups
 
 
 def _request(group: int, sample: int, problem: Problem, prompt: Ints, window: int, sampling: Sampling, seed: int) -> Request:
@@ -77,9 +80,9 @@ def sample_and_score(
     requests: Sequence[Request],
     *,
     grade_truncated: bool,
-    journal: Mapping[RolloutId, tuple[str, Verdict]],
+    journal: Journal,
     progress: Progress,
-) -> list[tuple[Rollout, Verdict]]:
+) -> list[Scored]:
     """Every request's rollout and verdict, in id order; each is graded in another process the moment it ends.
 
     A truncated rollout scores 0 without being graded unless `grade_truncated`. A verdict in the journal that
@@ -105,7 +108,7 @@ def sample_and_score(
     return [(r, verdicts[r.id]) for r in sorted(rollouts, key=lambda r: r.id)]
 
 
-def rollout_rows(groups: Sequence[Group], step: int) -> list[dict[str, Any]]:
+def rollout_rows(scored: Sequence[Scored], step: int) -> list[dict[str, Any]]:
     """The journal's lines for a step: all that is needed to read, re-grade or replay its rollouts."""
     return [
         {
@@ -120,11 +123,10 @@ def rollout_rows(groups: Sequence[Group], step: int) -> list[dict[str, Any]]:
             "finish_reason": r.finish_reason,
             "window": r.window,
             "policy_version": max(s.policy_version for s in r.segments),
-            "reward": reward,
+            "reward": v.score,
             "verdict": {"score": v.score, "status": v.status, "extracted": v.extracted, "detail": dict(v.detail)},
         }
-        for g in groups
-        for r, v, reward in zip(g.rollouts, g.verdicts, g.rewards, strict=True)
+        for r, v in scored
     ]
 
 

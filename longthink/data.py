@@ -24,8 +24,8 @@ def prompt_ids(tokenizer: Tokenizer, problem: Problem, settings: RolloutSettings
     if settings.long_prompts == "drop":
         return None
     raise TaskError(
-        f"problem {problem.id}: its prompt has {len(ids)} tokens, rollout.max_prompt_tokens allows {settings.max_prompt_tokens}; "
-        'raise it, or set rollout.long_prompts = "drop"'
+        f"problem {problem.id}: its prompt has {len(ids)} tokens; rollout.max_prompt_tokens and the positions the widest window "
+        f'leaves allow {settings.max_prompt_tokens}. Raise the one or lower the other, or set rollout.long_prompts = "drop"'
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from longthink.collect import Progress, sample_and_score
+from longthink.collect import Journal, Progress, Scored, sample_and_score
 from longthink.data import prompt_ids
 from longthink.engines.base import Stream
 from longthink.errors import TaskError
@@ -12,9 +12,9 @@ from longthink.folder import Tokenizer
 from longthink.recipe import RolloutSettings
 from longthink.rewards.pool import RewardPool
 from longthink.rng import derive_seed
-from longthink.stats import mean_interval
+from longthink.stats import mean_interval, pass_at_k
 from longthink.tasks.base import Task
-from longthink.types import Request, Rollout, RolloutId, Sampling, Verdict
+from longthink.types import Request, RolloutId, Sampling
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -23,8 +23,13 @@ __all__ = ["Evaluation", "evaluate"]
 class Evaluation:
     """The scored samples of an evaluation; row i of `samples` holds problem i's."""
 
-    samples: tuple[tuple[tuple[Rollout, Verdict], ...], ...]
+    samples: tuple[tuple[Scored, ...], ...]
     window: int
+
+    @property
+    def scored(self) -> list[Scored]:
+        """All samples, problem by problem."""
+        return [pair for row in self.samples for pair in row]
 
     @property
     def scores(self) -> list[list[float]]:
@@ -34,10 +39,13 @@ class Evaluation:
     def summary(self) -> dict[str, Any]:
         """The numbers of a summary.json entry. Accuracy is avg@n, the interval is over problems (95 %, t)."""
         graded = [row for row in self.scores if row]
-        interval = mean_interval(graded)
+        if not graded:
+            raise TaskError("not one sample could be graded: every verdict is our own failure; look at their status and detail")
+        interval = mean_interval(graded, bounded=True)
         rollouts = [r for row in self.samples for r, _ in row]
         return {
             "accuracy": interval.mean,
+            "pass_at_n": sum(pass_at_k(len(row), sum(s >= 1.0 for s in row), len(row)) for row in graded) / len(graded),
             "low": interval.low,
             "high": interval.high,
             "mean_tokens": sum(r.num_tokens for r in rollouts) / len(rollouts),
@@ -62,9 +70,10 @@ def evaluate(
     sampling: Sampling,
     seed: int,
     limits: RolloutSettings,
+    journal: Journal,
     progress: Progress,
 ) -> Evaluation:
-    """Sample and grade the first `problems` of a split, `samples` times each.
+    """Sample and grade the first `problems` of a split, `samples` times each; one that meets the window scores 0.
 
     Draws are keyed by (seed, split, problem, sample): two models evaluated alike meet the same problems and
     the same draws, so their difference can be paired. Asking for more problems than there are takes all.
@@ -82,11 +91,9 @@ def evaluate(
             requests.append(Request(RolloutId(index, sample), problem, ids, window, sampling, draw))
     if not requests:
         raise TaskError(f"the {split} split has no problem to evaluate on; fix `task` in the recipe")
-    scored = sample_and_score(
-        engine, pool, tokenizer, requests, grade_truncated=limits.truncated == "as_graded", journal={}, progress=progress
-    )
+    scored = sample_and_score(engine, pool, tokenizer, requests, grade_truncated=False, journal=journal, progress=progress)
     return Evaluation(_rows(scored, samples), window)
 
 
-def _rows(scored: Sequence[tuple[Rollout, Verdict]], samples: int) -> tuple[tuple[tuple[Rollout, Verdict], ...], ...]:
+def _rows(scored: Sequence[Scored], samples: int) -> tuple[tuple[Scored, ...], ...]:
     return tuple(tuple(scored[i : i + samples]) for i in range(0, len(scored), samples))

@@ -53,7 +53,7 @@ class Tokenizer:
         self.stop_ids = _stop_ids(folder, self.inner)
         if not self.stop_ids:
             raise ModelError(f"{folder}: no end token; expected eos_token_id in generation_config.json or config.json")
-        self.pad_id = self.inner.pad_token_id if self.inner.pad_token_id is not None else min(self.stop_ids)
+        self.end_id = self.inner.eos_token_id if self.inner.eos_token_id is not None else min(self.stop_ids)
 
     def __len__(self) -> int:
         return len(self.inner)
@@ -127,8 +127,8 @@ def read_weights(folder: Path, decoder: Decoder) -> None:
             try:
                 with safe_open(file, framework="pt") as tensors:
                     for name in tensors.keys():  # noqa: SIM118  (safe_open is no mapping)
-                        if name == "lm_head.weight" and decoder.config.tied:
-                            continue
+                        if (name == "lm_head.weight" and decoder.config.tied) or name.endswith("rotary_emb.inv_freq"):
+                            continue  # copies of what config.json says
                         _fill(file, name, wanted.pop(name, None), tensors.get_tensor(name))
             except (SafetensorError, OSError) as e:
                 raise ModelError(f"{file}: cannot be read ({e})") from None

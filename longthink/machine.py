@@ -2,14 +2,16 @@
 
 import contextlib
 import ctypes
+import math
 import os
+from pathlib import Path
 
 import torch
 
 from longthink.errors import RecipeError
 from longthink.recipe import Recipe
 
-__all__ = ["fast_bf16", "keep_memory", "resolve"]
+__all__ = ["fast_bf16", "keep_memory", "resolve", "usable_cores"]
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 
@@ -31,6 +33,15 @@ def fast_bf16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
+def usable_cores() -> int:
+    """Cores this process may use: its affinity, and a container's quota where there is one."""
+    cores = len(os.sched_getaffinity(0))
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        cores = min(cores, math.ceil(int(quota) / int(period)))
+    return max(1, cores)
+
+
 def resolve(recipe: Recipe) -> Recipe:
     """The recipe with every `auto` and 0 replaced by what this machine gives. Raises: RecipeError for an absent GPU.
 
@@ -40,8 +51,8 @@ def resolve(recipe: Recipe) -> Recipe:
     cuda = model.device.startswith("cuda")
     if cuda and not torch.cuda.is_available():
         raise RecipeError(f"model.device is {model.device!r}, but torch sees no GPU; set model.device = 'cpu'")
-    cores = len(os.sched_getaffinity(0))
-    processes = model.processes or (1 if cuda else cores)
+    cores = usable_cores()
+    processes = model.processes or (1 if cuda else min(cores, recipe.rollout.prompts))
     dtype = model.dtype
     if dtype == "auto":
         dtype = "bfloat16" if cuda or fast_bf16() else "float32"

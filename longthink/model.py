@@ -7,6 +7,7 @@ with q/k/v and gate/up joined. How queries meet keys is a callback, so a cache i
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import torch
@@ -192,13 +193,18 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         rows = q.unflatten(2, (kv_heads, share)).permute(0, 2, 3, 1, 4).reshape(batch * kv_heads, share * length, size)
         keys = k.permute(0, 2, 3, 1).reshape(batch * kv_heads, size, length)
         values = v.transpose(1, 2).reshape(batch * kv_heads, length, size)
-        mask = torch.full((length, length), -torch.inf, dtype=q.dtype).triu(1).repeat(share, 1)
-        scores = torch.baddbmm(mask, rows, keys, alpha=size**-0.5)
+        scores = torch.baddbmm(_causal_mask(length, share, q.dtype), rows, keys, alpha=size**-0.5)
         mixed = torch.bmm(F.softmax(scores, dim=-1), values)
         return mixed.view(batch, kv_heads, share, length, size).permute(0, 3, 1, 2, 4).flatten(2, 3)
     q, k, v = (p.transpose(1, 2) for p in (q, k, v))
     mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=heads != kv_heads)
     return mixed.transpose(1, 2)
+
+
+@lru_cache(64)
+def _causal_mask(length: int, share: int, dtype: torch.dtype) -> Tensor:
+    """[share·T, T] minus infinity where a token would see what comes after it."""
+    return torch.full((length, length), -torch.inf, dtype=dtype).triu(1).repeat(share, 1)
 
 
 Blocks = Sequence[tuple[int, int]]

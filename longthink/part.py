@@ -3,12 +3,14 @@
 import importlib
 import inspect
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from longthink.errors import RecipeError
+from longthink.recipe import nearest
 
 __all__ = ["Part", "load_part"]
 
@@ -50,12 +52,18 @@ def load_part(base: type[P], table: dict[str, Any]) -> P:
     kind = fields.pop("kind", None)
     if not isinstance(kind, str):
         raise RecipeError(f"a table of {base.__module__.split('.')[-2]} has no `kind`; expected one of {', '.join(base.kinds())}")
+    part = base.find(kind)
     try:
-        return base.find(kind).model_validate_json(json.dumps(fields, default=str), strict=True)
+        return part.model_validate_json(json.dumps(fields, default=str), strict=True)
     except ValidationError as e:
-        family = base.__module__.split(".")[-2]
-        said = [
-            f"{family}, kind {kind}: {'.'.join(str(p) for p in error['loc'])}: {error['msg']}, got {error['input']!r}"
-            for error in e.errors()
-        ]
-        raise RecipeError("\n".join(said)) from None
+        where = f"{base.__module__.split('.')[-2]}, kind {kind}"
+        raise RecipeError("\n".join(f"{where}: {_explain(part, error)}" for error in e.errors())) from None
+
+
+def _explain(part: type[Part], error: Mapping[str, Any]) -> str:
+    """One sentence for one pydantic error, naming the nearest field for an unknown one."""
+    key = ".".join(str(p) for p in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"unknown key {key}; {nearest(key, list(part.model_fields))}"
+    said = str(error["msg"]).removeprefix("Value error, ")
+    return f"{key}: {said}, got {error['input']!r}" if key else said

@@ -48,29 +48,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LongthinkError as e:
         print(f"quickstart: {e}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("quickstart: interrupted; begin again in another OUT, or remove this one", file=sys.stderr)
+        return 130
     return 0
 
 
 def run_main(out: Path, seed: int, sets: Sequence[str]) -> None:
     """The whole job; `out` is the run folder, with the tiny model and the warm start's run inside."""
     started = time.perf_counter()
-    if (out / "recipe.toml").exists():
-        raise RecipeError(f"{out}: a run is already there; choose another OUT, or remove it")
+    if any((out / folder / "recipe.toml").exists() for folder in (".", "warm")):
+        raise RecipeError(f"{out}: a quickstart was begun there; choose another OUT, or remove it")
     print(f"Countdown with three numbers, seed {seed}, into {out}", flush=True)
     tiny_folder(out / "model", WORDS, seed=seed, template=TEMPLATE)
     with Training(resolve(recipe_of("sft", out, seed, sets)), out / "warm", resume=False, parent=None) as warm:
-        warm.loop()
+        warm_cpu = spend(warm)
         before = test(warm)
         curve, plan = window_plan(warm)
-        warm_cpu = warm.cluster.cpu_seconds()
         warm_model = warm.run.last_checkpoint
     gate(before)
     print(f"window: {plan.reason}", flush=True)
     windows = stage_windows(plan)
     recipe = recipe_of("rl", out, seed, [f"rl.model.path={warm_model}", *stage_overrides(windows), *sets])
     with Training(resolve(recipe), out, resume=False, parent=None) as training:
-        training.loop()
-        rl_cpu = training.cluster.cpu_seconds()
+        rl_cpu = spend(training)
         load_best(training)
         after = test(training)
         generated = training.run.generated_tokens
@@ -93,6 +94,7 @@ def run_main(out: Path, seed: int, sets: Sequence[str]) -> None:
 def run_control(out: Path, seed: int, sets: Sequence[str]) -> None:
     """More fine-tuning from the same warm start, for the CPU seconds the reinforcement learning took."""
     summary = read_summary(out)
+    refuse_second(out / "control")
     rows = [json.loads(line) for line in (out / "warm" / "metrics.jsonl").read_text().splitlines()]
     per_step = summary["cpu_seconds"]["warm"] / rows[-1]["step"]
     steps = max(1, round(summary["cpu_seconds"]["rl"] / per_step))
@@ -103,8 +105,7 @@ def run_control(out: Path, seed: int, sets: Sequence[str]) -> None:
     recipe = recipe.model_copy(update={"learner": recipe.learner.model_copy(update={"total_updates": updates})})
     parent = Parent(max((out / "warm" / "checkpoints").glob("step_*")), data=True)
     with Training(resolve(recipe), out / "control", resume=False, parent=parent) as training:
-        training.loop()
-        cpu = training.cluster.cpu_seconds()
+        cpu = spend(training)
         found = test(training)
     compare(out, summary, "control", found, {"cpu_seconds": cpu, "steps": steps})
 
@@ -112,12 +113,13 @@ def run_control(out: Path, seed: int, sets: Sequence[str]) -> None:
 def run_direct(out: Path, seed: int, sets: Sequence[str]) -> None:
     """Training at the last window from the start, with the tokens the staged run generated."""
     summary = read_summary(out)
+    refuse_second(out / "direct")
     warm_model = max((out / "warm" / "checkpoints").glob("step_*"))
     budget = [f"rl.budget.max_generated_tokens={summary['generated_tokens']}", "rl.budget.max_steps=1000"]
     staged = [f"rl.stage=[{{window={FULL_WINDOW}}}]", f"rl.rollout.window={FULL_WINDOW}", "rl.name=countdown_direct"]
     recipe = recipe_of("rl", out, seed, [f"rl.model.path={warm_model}", *staged, *budget, *sets])
     with Training(resolve(recipe), out / "direct", resume=False, parent=None) as training:
-        training.loop()
+        spend(training)
         load_best(training)
         found = test(training)
         generated = training.run.generated_tokens
@@ -132,6 +134,20 @@ def recipe_of(which: str, out: Path, seed: int, sets: Sequence[str]) -> Recipe:
     name = {"sft": "countdown_sft_cpu", "rl": "countdown_grpo_cpu"}[which]
     mine = [text.removeprefix(f"{which}.") for text in sets if text.startswith(f"{which}.")]
     return load_recipe(RECIPES / f"{name}.toml", [f"model.path={out}/model", f"seed={seed}", f"task.seed={seed}", *mine])
+
+
+def refuse_second(folder: Path) -> None:
+    if (folder / "recipe.toml").exists():
+        raise RecipeError(f"{folder}: this job was begun there before; remove the folder to run it again")
+
+
+def spend(training: Training) -> float:
+    """Run a training to its end; the CPU seconds of all its processes. Raises: KeyboardInterrupt when it was stopped."""
+    begun = training.cluster.cpu_seconds()
+    training.loop()
+    if not training.run.complete:
+        raise KeyboardInterrupt
+    return training.cluster.cpu_seconds() - begun
 
 
 def test(training: Training) -> Evaluation:

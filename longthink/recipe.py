@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from longthink.errors import RecipeError
 
-__all__ = ["AdvantageSettings", "Recipe", "Stage", "load_recipe", "override", "parse_recipe"]
+__all__ = ["AdvantageSettings", "Recipe", "Stage", "load_recipe", "nearest", "override", "parse_recipe"]
 
 Dtype = Literal["auto", "float32", "bfloat16", "float64"]
 
@@ -49,7 +49,7 @@ class RolloutSettings(Table):
 class EngineSettings(Table):
     """The sampler."""
 
-    kind: str = "embedded"
+    kind: Literal["embedded", "teacher"] = Field("embedded", description="teacher: the task's own traces, for fine-tuning")
     max_rows: int = Field(256, ge=1, description="rollouts generated side by side")
     cache_gb: float = Field(8.0, gt=0)
 
@@ -157,6 +157,10 @@ class Recipe(Table):
         r, learner = self.rollout, self.learner
         if not all(0.0 <= beta < 1.0 for beta in learner.betas):
             raise ValueError(f"learner.betas is {list(learner.betas)}, expected two numbers of at least 0 and below 1")
+        if self.engine.kind == "teacher" and self.loss.kind != "nll":
+            raise ValueError("engine.kind is teacher, whose rollouts have no log-probs; expected loss.kind = 'nll'")
+        if any(not s.until and not s.max_steps for s in self.stage[:-1]):
+            raise ValueError("stage: one that is not the last has neither until nor max_steps and would never end")
         if self.loss.kind == "grpo":
             if r.group_size == 1 or any(s.group_size == 1 for s in self.stage):
                 raise ValueError("rollout.group_size is 1: a group of one has no advantage; expected at least 2")
@@ -237,13 +241,21 @@ def _explain(error: dict[str, Any]) -> str:
     location = [str(part) for part in error["loc"]]
     key = ".".join(location)
     if error["type"] == "extra_forbidden":
-        known = _keys_at(location[:-1])
-        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
-        return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else f"; expected one of {', '.join(known)}")
+        return f"unknown key {key}; {nearest(location[-1], _keys_at(location[:-1]))}"
     if error["type"] == "missing":
         return f"{key} is missing"
     message = str(error["msg"]).removeprefix("Value error, ")
     return message if not key else f"{key}: {message}, got {error['input']!r}"
+
+
+def nearest(key: str, known: Sequence[str]) -> str:
+    """What was probably meant, in words.
+
+    >>> nearest("windw", ["prompts", "window"])
+    'did you mean window?'
+    """
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
 
 
 def _keys_at(path: list[str]) -> list[str]:

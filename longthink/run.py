@@ -31,8 +31,11 @@ def versions() -> dict[str, str]:
     """What produced a run: package versions, Python, platform, and the commit when run from a checkout."""
     found = {name: importlib.metadata.version(name) for name in ("longthink", "torch", "transformers", "numpy")}
     here = Path(__file__).resolve().parent
-    git = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    commit = git.stdout.strip() if git.returncode == 0 else "unknown"
+    try:
+        git = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+        commit = git.stdout.strip() or "unknown"
+    except OSError:
+        commit = "unknown"
     return found | {"python": platform.python_version(), "platform": platform.platform(), "commit": commit}
 
 
@@ -47,19 +50,29 @@ class Run:
         self.recorded: dict[int, dict[str, Any]] = {}
         self.step = 0
         self.policy_version = 0
+        self.refused: list[str] = []
 
     @classmethod
     def create(cls, folder: Path, recipe: Recipe, lineage: Mapping[str, Any]) -> "Run":
         """Begin a run in an empty or absent folder. Raises: CheckpointError when a run is already there."""
-        if (folder / "recipe.toml").exists():
-            raise CheckpointError(f"{folder}: a run is already there; go on with --resume, or choose another --out")
-        (folder / "rollouts").mkdir(parents=True, exist_ok=True)
-        (folder / "checkpoints").mkdir(exist_ok=True)
+        cls.refuse_existing(folder)
+        storage.make_folder(folder / "rollouts")
+        storage.make_folder(folder / "checkpoints")
         cores = len(os.sched_getaffinity(0))
         facts = {"versions": versions(), "seed": recipe.seed, "lineage": dict(lineage), "cores": cores}
         storage.replace_file(folder / "run.json", json.dumps(facts, indent=2).encode())
         storage.replace_file(folder / "recipe.toml", recipe_text(recipe).encode())
         return cls(folder, recipe)
+
+    @staticmethod
+    def refuse_existing(folder: Path) -> None:
+        """Raises: CheckpointError when a run is already in the folder."""
+        if (folder / "recipe.toml").exists():
+            raise CheckpointError(f"{folder}: a run is already there; go on with --resume, or choose another --out")
+
+    def lineage(self) -> dict[str, Any]:
+        """What the run branched from; empty for one that did not."""
+        return dict(json.loads((self.folder / "run.json").read_text())["lineage"])
 
     @classmethod
     def open(cls, folder: Path, given: Recipe | None) -> "Run":
@@ -83,6 +96,7 @@ class Run:
         Returns the checkpoint's folder, or None when the run died before its first.
         """
         found = checkpoint.latest(self.folder, self.id)
+        self.refused = found[2] if found else []
         self.events = storage.read_lines(self.folder / "events.jsonl")
         storage.cut_lines(self.folder / "events.jsonl", self.events)
         if found is None:
@@ -97,18 +111,17 @@ class Run:
         self.events = [e for e in self.events if e["step"] <= self.step]
         return found[0] if found else None
 
-    def journal(self, step: int) -> dict[RolloutId, tuple[str, Verdict]]:
-        """The time-dependent verdicts a killed run had already written for this step."""
-        path = self._rollouts(step)
-        return timed_verdicts(storage.read_lines(path)) if path.exists() else {}
+    def journal(self, step: int, use: str = "") -> dict[RolloutId, tuple[str, Verdict]]:
+        """The time-dependent verdicts a killed run had already written for this step (`use`: as in `write_rollouts`)."""
+        return timed_verdicts(storage.read_lines(self._rollouts(step, use)))
 
-    def _rollouts(self, step: int) -> Path:
-        return self.folder / "rollouts" / f"step_{step:06d}.jsonl"
+    def _rollouts(self, step: int, use: str) -> Path:
+        return self.folder / "rollouts" / f"step_{step:06d}{'.' * bool(use)}{use}.jsonl"
 
-    def write_rollouts(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Journal a step's rollouts before anything is learnt from them."""
+    def write_rollouts(self, step: int, rows: Sequence[Mapping[str, Any]], use: str = "") -> None:
+        """Journal a step's rollouts before anything follows from them; `use` is "validation" for those."""
         data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        storage.replace_file(self._rollouts(step), data.encode("utf-8", "surrogatepass"))
+        storage.replace_file(self._rollouts(step, use), data.encode("utf-8", "surrogatepass"))
 
     def append_row(self, row: dict[str, Any]) -> None:
         storage.append_lines(self.folder / "metrics.jsonl", [row])
@@ -135,7 +148,7 @@ class Run:
     @property
     def last_checkpoint(self) -> Path:
         """The newest checkpoint's folder."""
-        return max((self.folder / "checkpoints").glob("step_*"))
+        return checkpoint.checkpoint_path(self.folder, max(s for s in checkpoint.steps(self.folder) if s <= self.step))
 
     @property
     def generated_tokens(self) -> int:

@@ -9,17 +9,37 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from longthink.errors import CheckpointError, StorageError
 
-__all__ = ["append_lines", "commit_folder", "cut_lines", "file_hash", "read_lines", "replace_file", "write_bytes"]
+__all__ = [
+    "append_lines",
+    "commit_folder",
+    "cut_lines",
+    "file_hash",
+    "make_folder",
+    "read_lines",
+    "replace_file",
+    "write_bytes",
+]
+
+
+@contextmanager
+def _reported(path: Path) -> Iterator[None]:
+    """Any refusal of the system becomes one message that names the file."""
+    try:
+        yield
+    except OSError as e:
+        why = "the disk is full" if e.errno in (errno.ENOSPC, errno.EDQUOT) else e.strerror
+        raise StorageError(f"{path}: could not be written ({why}); make room or give permission, then --resume") from None
 
 
 def _write(path: Path, flags: int, data: bytes) -> None:
-    try:
+    with _reported(path):
         descriptor = os.open(path, flags | os.O_CLOEXEC, 0o644)
         try:
             view = memoryview(data)
@@ -28,11 +48,12 @@ def _write(path: Path, flags: int, data: bytes) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-    except OSError as e:
-        why = "the disk is full" if e.errno in (errno.ENOSPC, errno.EDQUOT) else e.strerror
-        raise StorageError(
-            f"{path}: could not write {len(data)} bytes ({why}); free space or permissions, then --resume"
-        ) from None
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it; one that is there is fine."""
+    with _reported(path):
+        path.mkdir(parents=True, exist_ok=True)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -52,17 +73,19 @@ def replace_file(path: Path, data: bytes) -> None:
     """Write a file that is either the old one or the new one, whatever happens."""
     temporary = path.with_name(f".{path.name}.tmp")
     write_bytes(temporary, data)
-    os.replace(temporary, path)
-    _sync_folder(path.parent)
+    with _reported(path):
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
 
 
 def commit_folder(temporary: Path, final: Path) -> None:
     """Rename a finished folder to its real name, replacing a leftover of the same name."""
-    _sync_folder(temporary)
-    if final.exists():
-        shutil.rmtree(final)
-    os.replace(temporary, final)
-    _sync_folder(final.parent)
+    with _reported(final):
+        _sync_folder(temporary)
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(temporary, final)
+        _sync_folder(final.parent)
 
 
 def append_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from longthink import checkpoint
 from longthink.advantage import advantages
 from longthink.clusters.local import LocalCluster
-from longthink.collect import collect, rollout_rows
+from longthink.collect import Journal, collect, rollout_rows
 from longthink.control.base import Trigger
 from longthink.data import DataSource
 from longthink.errors import LearnerError, RecipeError
@@ -20,7 +20,7 @@ from longthink.metrics import aliased
 from longthink.model import ModelConfig
 from longthink.part import load_part
 from longthink.progress import Progress
-from longthink.recipe import Recipe, Stage
+from longthink.recipe import Recipe, RolloutSettings, Stage
 from longthink.rewards.base import Reward
 from longthink.rewards.pool import RewardPool
 from longthink.run import Run
@@ -30,7 +30,7 @@ from longthink.tasks.base import Task
 from longthink.tensorboard import TensorBoard
 from longthink.types import Batch, Sampling
 
-__all__ = ["Parent", "Training", "refuse_misfit", "train"]
+__all__ = ["Parent", "Training", "prompt_limits", "refuse_misfit", "train"]
 
 
 def train(recipe: Recipe, folder: Path, *, resume: bool = False, parent: "Parent | None" = None) -> Run:
@@ -53,7 +53,7 @@ class Parent:
 
     def lineage(self) -> dict[str, Any]:
         return {
-            "parent": str(self.folder),
+            "parent": str(self.folder.resolve()),
             "parent_step": self.manifest["step"],
             "parent_run_id": self.manifest["run_id"],
             "with_optimizer": self.optimizer,
@@ -66,6 +66,7 @@ class Training:
 
     def __init__(self, recipe: Recipe, folder: Path, *, resume: bool, parent: Parent | None) -> None:
         self.recipe = recipe
+        self._saved = -1
         self._stack = ExitStack()
         model = ModelFolder(recipe.model.path)
         refuse_misfit(recipe, model.config)
@@ -74,13 +75,21 @@ class Training:
         self.triggers = [load_part(Trigger, s.until) if s.until else None for s in recipe.stage]
         self.tokenizer = model.tokenizer
         self.side_files = model.side_files()
-        self.data = DataSource(self.task, self.tokenizer, recipe.rollout)
-        self.run = Run.open(folder, recipe) if resume else Run.create(folder, recipe, parent.lineage() if parent else {})
+        self.limits = prompt_limits(recipe, model.config)
+        self.data = DataSource(self.task, self.tokenizer, self.limits)
+        if recipe.validation.every:
+            self.task.size("validation")
+        if resume:
+            self.run = Run.open(folder, recipe)
+        else:
+            Run.refuse_existing(folder)
         self.progress = Progress(recipe.name, recipe.budget.max_steps, every=max(1, recipe.budget.max_steps // 50))
         try:
             self.cluster = LocalCluster(recipe)
             self._stack.callback(self.cluster.close)
             self.pool = self._stack.enter_context(RewardPool(self.reward, recipe.reward["kind"], recipe.workers))
+            if not resume:
+                self.run = Run.create(folder, recipe, parent.lineage() if parent else {})
             self._restore(resume, parent)
             self.board = TensorBoard(folder, self.run.step) if recipe.tensorboard else None
             if self.board is not None:
@@ -99,7 +108,13 @@ class Training:
     def _restore(self, resume: bool, parent: Parent | None) -> None:
         """Fill the holders from the newest checkpoint, from a parent, or leave them fresh."""
         found = self.run.rewind() if resume else None
+        for why in self.run.refused:
+            self.progress.note(f"not used: {why}")
+        line = self.run.lineage()
+        if resume and line:
+            parent = Parent(Path(line["parent"]), optimizer=line["with_optimizer"], data=line["with_data"])
         if found is not None:
+            self._saved = self.run.step
             self.data.load(found)
             self.cluster.load(found, optimizer=True)
             self.cluster.sync(self.run.policy_version)
@@ -124,15 +139,17 @@ class Training:
             settings = fold(self.recipe, self.run.events)
             row = self._labels(step, settings) | self.train_step(step, settings)
             if self.recipe.validation.every and step % self.recipe.validation.every == 0:
-                row |= self._validate(settings)
+                row |= self._validate(step, settings)
             row["time/step_s"] = time.perf_counter() - started
             self._finish_step(step, settings, row)
+        if self._saved != self.run.step:  # a stop was asked for after the step had been finished
+            self._checkpoint(self.run.step)
 
     def train_step(self, step: int, settings: Settings) -> dict[str, Any]:
         """One step: collect groups, give every token an advantage, update the weights."""
         run, loss, temperature = self.run, self.recipe.loss, settings.rollout.temperature
         with _Clock(self.progress, "rollouts") as sampled:
-            groups = collect(
+            scored, groups = collect(
                 self.cluster,
                 self.data,
                 self.pool,
@@ -141,9 +158,9 @@ class Training:
                 journal=run.journal(step),
                 progress=self.progress.rollouts,
             )
-            run.write_rollouts(step, rollout_rows(groups, step))
+            run.write_rollouts(step, rollout_rows(scored, step))
         with _Clock(self.progress, "update") as updated:
-            row = summarize(groups, run.generated_tokens)
+            row = summarize(scored, groups, run.generated_tokens)
             if groups:
                 batch = Batch.of(groups)
                 batch = self.cluster.logprobs(batch, loss, temperature)
@@ -158,7 +175,7 @@ class Training:
         settings = fold(self.recipe, [])
         row = self._labels(0, settings) | {"tokens/generated": 0}
         if self.recipe.validation.every:
-            row |= self._validate(settings)
+            row |= self._validate(0, settings)
         self.run.step = 0
         self.run.append_row(row)
         self._checkpoint(0)
@@ -196,12 +213,12 @@ class Training:
     def _refuse_silence(self) -> None:
         """Stop a run that has learnt nothing for many steps because no group had two different rewards."""
         limit = self.recipe.max_constant_steps
-        shares = [r.get("group/constant_share", 0.0) for r in self.run.rows[-limit:]]
+        shares = [r.get("group/constant_share", 1.0) for r in self.run.rows[-limit:] if r["step"]]
         if self.recipe.loss.kind == "grpo" and len(shares) == limit and min(shares) == 1.0:
-            mean = self.run.rows[-1]["reward/mean"]
+            mean = self.run.rows[-1].get("reward/mean", 0.0)
             raise LearnerError(
                 f"no group had two different rewards for {limit} steps (mean reward {mean:.3f}): there is nothing to learn from. "
-                "Use easier or harder problems, a wider window, or more rollouts per group; max_constant_steps sets the patience"
+                "Look at verdict/ shares and rollouts/; use easier or harder problems, a wider window, or more rollouts per group"
             )
 
     # -- control ------------------------------------------------------------------------------------------------
@@ -241,11 +258,14 @@ class Training:
         self.run.policy_version += 1
         self.cluster.sync(self.run.policy_version)
 
-    def _validate(self, settings: Settings) -> dict[str, Any]:
+    def _validate(self, step: int, settings: Settings) -> dict[str, Any]:
         v = self.recipe.validation
         window = v.window or settings.rollout.window
         with _Clock(self.progress, "validation") as clock:
-            found = self.evaluate("validation", v.problems, v.samples, window, Sampling(v.temperature)).summary()
+            journal = self.run.journal(step, "validation")
+            measured = self.evaluate("validation", v.problems, v.samples, window, Sampling(v.temperature), journal)
+            self.run.write_rollouts(step, rollout_rows(measured.scored, step), "validation")
+            found = measured.summary()
         names = {
             "mean_tokens": "mean_tokens",
             "truncated": "truncated_share",
@@ -256,7 +276,7 @@ class Training:
         return {f"validation/{ours}": found[key] for key, ours in names.items()} | {"time/validation_s": clock.seconds}
 
     def evaluate(
-        self, split: str, problems: int, samples: int, window: int, sampling: Sampling, seed: int | None = None
+        self, split: str, problems: int, samples: int, window: int, sampling: Sampling, journal: Journal | None = None
     ) -> Evaluation:
         """Evaluate the current weights with this run's task, verifier and engine."""
         self.cluster.evaluating = True
@@ -271,8 +291,9 @@ class Training:
                 samples=samples,
                 window=window,
                 sampling=sampling,
-                seed=self.recipe.seed if seed is None else seed,
-                limits=self.recipe.rollout,
+                seed=self.recipe.seed,
+                limits=self.limits,
+                journal=journal or {},
                 progress=self.progress.rollouts,
             )
         finally:
@@ -281,14 +302,13 @@ class Training:
     # -- checkpoints --------------------------------------------------------------------------------------------
 
     def _checkpoint(self, step: int) -> None:
+        """Save the holders; keep the newest checkpoints, the stage's best, and what a later event goes back to."""
         run = self.run
-        parent = max(
-            (int(p.name[5:]) for p in (run.folder / "checkpoints").glob("step_*") if int(p.name[5:]) < step), default=None
-        )
-        facts = {"run_id": run.id, "policy_version": run.policy_version, "parent_step": parent}
+        before = [s for s in checkpoint.steps(run.folder) if s < step]
+        facts = {"run_id": run.id, "policy_version": run.policy_version, "parent_step": before[-1] if before else None}
         checkpoint.save_checkpoint(run.folder, step, [self.cluster, self.data], self.side_files, facts)
-        kept = sorted({int(p.name[5:]) for p in (run.folder / "checkpoints").glob("step_*")})
-        newest = set(kept[-self.recipe.checkpoint.keep :])
+        self._saved = step
+        newest = set([*before, step][-self.recipe.checkpoint.keep :])
         best = run.best(fold(self.recipe, run.events).stage)
         named = {int(e["action"]["from_step"]) for e in run.events if e["step"] > min(newest) and "from_step" in e["action"]}
         checkpoint.prune(run.folder, newest | named | ({int(best["step"])} if best else set()))
@@ -318,3 +338,9 @@ def refuse_misfit(recipe: Recipe, config: ModelConfig) -> None:
             f"the widest window is {widest} tokens, {recipe.model.path} has {config.max_positions} positions for prompt and "
             "response together; lower rollout.window and the stages' windows"
         )
+
+
+def prompt_limits(recipe: Recipe, config: ModelConfig) -> RolloutSettings:
+    """The recipe's prompt rules, tightened so that a prompt and the widest window fit the model's positions."""
+    room = config.max_positions - max(recipe.last_window, recipe.validation.window)
+    return recipe.rollout.model_copy(update={"max_prompt_tokens": min(recipe.rollout.max_prompt_tokens, room)})

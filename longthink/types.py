@@ -218,7 +218,7 @@ class Batch:
 
     def tokens_of(self, rows: Ints) -> Ints:
         """Where the tokens of these sequences lie in the flat arrays, in this order."""
-        return np.concatenate([np.arange(self.offsets[r], self.offsets[r + 1]) for r in rows])
+        return np.concatenate([np.zeros(0, np.int64), *(np.arange(self.offsets[r], self.offsets[r + 1]) for r in rows)])
 
     def select(self, rows: Ints) -> "Batch":
         """The sub-batch of these sequences, in this order."""

@@ -28,7 +28,7 @@ RECIPE: dict[str, Any] = {
     "rollout": {"prompts": 4, "group_size": 4, "window": 24},
     "loss": {"kl": 0.01, "entropy": 0.001},
     "learner": {"lr": 1e-3, "minibatch_prompts": 2},
-    "validation": {"every": 1, "problems": 4, "samples": 2},
+    "validation": {"every": 1, "problems": 2, "samples": 4},
     "checkpoint": {"every": 2, "keep": 1},
     "budget": {"max_steps": 4},
     "stage": [{"window": 24, "max_steps": 2}, {"window": 48, "begin_from": "best"}],

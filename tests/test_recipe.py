@@ -303,7 +303,9 @@ def test_cosine_needs_its_length(recipe_file: Path) -> None:
 def test_the_last_stage_writes_its_window_out(staged_file: Path) -> None:
     words = "stage: the last stage names no window although an earlier one does; write it out"
     assert refusal(staged_file, "stage.1={lr = 1e-4}") == f"{staged_file}: {words}"
-    load_recipe(staged_file, ["stage=[{lr = 1e-4}, {lr = 1e-5}]"])
+    load_recipe(staged_file, ["stage=[{lr = 1e-4, max_steps = 5}, {lr = 1e-5}]"])
+    words = "stage: one that is not the last has neither until nor max_steps and would never end"
+    assert refusal(staged_file, "stage=[{lr = 1e-4}, {lr = 1e-5}]") == f"{staged_file}: {words}"
 
 
 def test_a_trigger_needs_validation(staged_file: Path) -> None:

@@ -1,8 +1,14 @@
 import numpy as np
 import pytest
 
-from longthink.summarize import summarize
+from longthink import summarize as module
 from longthink.types import Group, Problem, Rollout, RolloutId, Sampling, Segment, Verdict
+
+
+def summarize(groups, generated, unscored=()):
+    """The metrics of groups whose rollouts are all that was sampled, but for the unscored."""
+    scored = [pair for g in groups for pair in zip(g.rollouts, g.verdicts, strict=True)]
+    return module.summarize([*scored, *unscored], groups, generated)
 
 
 def group(number, *rollouts):
@@ -80,8 +86,13 @@ def test_a_group_of_equal_partial_rewards_is_constant_but_neither_right_nor_wron
     assert "length/right_mean" not in row
 
 
-def test_no_groups_give_the_token_count_alone():
-    assert summarize([], 77) == {"tokens/generated": 77, "tokens/step": 0, "group/count": 0}
+def test_rollouts_we_failed_to_grade_count_as_tokens_and_statuses_but_not_as_rewards():
+    lost = group(2, (8, 0.0, "ok", "stop")).rollouts[0]
+    row = summarize([MIXED], 5, unscored=[(lost, Verdict(None, "timeout"))])
+    assert (row["tokens/step"], row["verdict/timeout_share"], row["reward/mean"]) == (44, 0.2, 0.5)
+    alone = summarize([], 5, unscored=[(lost, Verdict(None, "crash"))])
+    assert (alone["tokens/generated"], alone["group/count"], alone["verdict/crash_share"]) == (13, 0, 1.0)
+    assert "reward/mean" not in alone
 
 
 def test_the_order_of_groups_is_irrelevant():

@@ -9,7 +9,7 @@ import ctypes
 import signal
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from torch import Tensor
 from longthink.engines.base import Engine
 from longthink.engines.embedded import EmbeddedEngine
 from longthink.engines.teacher import TeacherEngine
-from longthink.errors import EngineError, LearnerError, LongthinkError
+from longthink.errors import EngineError, LongthinkError
 from longthink.folder import ModelFolder
 from longthink.learners.local import LocalLearner
 from longthink.machine import keep_memory
@@ -37,27 +37,26 @@ __all__ = ["LocalCluster"]
 PR_SET_PDEATHSIG = 1
 
 
-def share(batch: Batch, rank: int, world: int) -> Ints:
+def scored_rows(batch: Batch, rank: int, world: int) -> Ints:
     """The rows a rank scores."""
     return np.arange(rank, len(batch), world)
 
 
 class _SharedSum:
-    """Adds gradients across ranks through shared memory, in rank order, so every rank gets the same bits."""
+    """Adds gradients across ranks through shared memory, in rank order, so every rank gets the same bits.
 
-    def __init__(self, world: int, size: int, context: Any) -> None:
-        self.slots = torch.zeros(world, size).share_memory_()
-        self.barrier = context.Barrier(world)
+    `meet` returns once every rank has called it; it goes over the ranks' pipes, where a death shows.
+    """
 
-    def reducer(self, rank: int) -> Any:
-        def reduce(gradients: list[Tensor]) -> None:
-            torch._foreach_copy_(list(self._views(self.slots[rank], gradients)), gradients)
-            self.barrier.wait()
-            total = self.slots.sum(dim=0)
-            self.barrier.wait()
-            torch._foreach_copy_(gradients, list(self._views(total, gradients)))
+    def __init__(self, slots: Tensor, rank: int, meet: Callable[[], None]) -> None:
+        self.slots, self.rank, self.meet = slots, rank, meet
 
-        return reduce
+    def __call__(self, gradients: list[Tensor]) -> None:
+        torch._foreach_copy_(list(self._views(self.slots[self.rank], gradients)), gradients)
+        self.meet()
+        total = self.slots.sum(dim=0)
+        self.meet()
+        torch._foreach_copy_(gradients, list(self._views(total, gradients)))
 
     @staticmethod
     def _views(flat: Tensor, like: list[Tensor]) -> Iterator[Tensor]:
@@ -70,14 +69,15 @@ class _SharedSum:
 class _Rank:
     """One replica: its learner, its sampler and the calls a step makes on them."""
 
-    def __init__(self, recipe: Recipe, rank: int, shared: _SharedSum | None) -> None:
+    def __init__(self, recipe: Recipe, rank: int, reduce: _SharedSum | None) -> None:
         torch.set_num_threads(recipe.model.threads)
         keep_memory()
         folder = ModelFolder(recipe.model.path)
         dtype, device = getattr(torch, recipe.model.dtype), recipe.model.device
+        if device == "cuda" and recipe.model.processes > 1:
+            device = f"cuda:{rank % torch.cuda.device_count()}"
         self.tokenizer = folder.tokenizer
         self.version = 0
-        self.shared = shared
         self.learner = LocalLearner(
             folder.decoder(),
             recipe.learner,
@@ -85,7 +85,7 @@ class _Rank:
             device=device,
             rank=rank,
             world=recipe.model.processes,
-            reduce=shared.reducer(rank) if shared else None,
+            reduce=reduce,
         )
         sampler = EmbeddedEngine(
             dtype=dtype,
@@ -114,7 +114,7 @@ class _Rank:
 
     def reference_logprobs(self, batch: Batch, loss: LossSettings, temperature: float) -> Floats | None:
         """Those of this rank's share of the rows."""
-        mine = batch.select(share(batch, self.learner.rank, self.learner.world))
+        mine = batch.select(scored_rows(batch, self.learner.rank, self.learner.world))
         return self.learner.logprobs(mine, loss, temperature).reference_logprobs
 
     def load(self, folder: Path, optimizer: bool) -> None:
@@ -130,36 +130,43 @@ class _Rank:
         self.learner.reset_optimizer()
 
 
-def _serve(connection: Connection, recipe: Recipe, rank: int, shared: _SharedSum) -> None:
+def _serve(connection: Connection, recipe: Recipe, rank: int, slots: Tensor) -> None:
     """A peer's life: answer calls until the caller goes away."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    me: _Rank | None = None
+    me: list[_Rank] = []
+
+    def meet() -> None:
+        connection.send(("here", None))
+        connection.recv()
+
+    def answer(name: str, args: tuple[Any, ...]) -> Any:
+        if name == "start":
+            me.append(_Rank(recipe, rank, _SharedSum(slots, rank, meet)))
+            return None
+        if name != "sample":
+            return getattr(me[0], name)(*args)
+        evaluating, requests = args
+        engine = me[0].engine(evaluating)
+        for request in requests:
+            engine.submit(request)
+        for rollout in engine.finished():
+            connection.send(("rollout", rollout))
+        return None
+
     while True:
         try:
             name, args = connection.recv()
-        except EOFError:
+            try:
+                connection.send(("done", answer(name, args)))
+            except LongthinkError as e:
+                connection.send(("refused", e))
+            except (EOFError, BrokenPipeError, ConnectionResetError):
+                raise
+            except Exception:  # the boundary of a process: the caller gets the whole story
+                connection.send(("failed", traceback.format_exc()))
+        except (EOFError, BrokenPipeError, ConnectionResetError):
             return
-        try:
-            if name == "start":
-                me = _Rank(recipe, rank, shared)
-                connection.send(("done", None))
-            elif name == "sample":
-                assert me is not None
-                evaluating, requests = args
-                engine = me.engine(evaluating)
-                for request in requests:
-                    engine.submit(request)
-                for rollout in engine.finished():
-                    connection.send(("rollout", rollout))
-                connection.send(("done", None))
-            else:
-                connection.send(("done", getattr(me, name)(*args)))
-        except LongthinkError as e:
-            connection.send(("refused", e))
-        except Exception:  # the boundary of a process: the caller gets the whole story
-            shared.barrier.abort()
-            connection.send(("failed", traceback.format_exc()))
 
 
 class LocalCluster:
@@ -170,30 +177,42 @@ class LocalCluster:
         self._peers: list[tuple[Any, Connection]] = []
         self._waiting: list[Request] = []
         self.evaluating = False
-        shared = None
+        reduce = None
         if self.world > 1:
             context = multiprocessing.get_context("spawn")
             size = sum(p.numel() for p in ModelFolder(recipe.model.path).decoder().parameters())
-            shared = _SharedSum(self.world, size, context)
+            wide = torch.float64 if recipe.model.dtype == "float64" else torch.float32
+            slots = torch.zeros(self.world, size, dtype=wide).share_memory_()
+            reduce = _SharedSum(slots, 0, self._meet)
             for rank in range(1, self.world):
                 mine, theirs = context.Pipe()
-                process = context.Process(target=_serve, args=(theirs, recipe, rank, shared), daemon=True)
+                process = context.Process(target=_serve, args=(theirs, recipe, rank, slots), daemon=True)
                 process.start()
                 theirs.close()
                 self._peers.append((process, mine))
         self._send("start")
-        self._me = _Rank(recipe, 0, shared)
+        self._me = _Rank(recipe, 0, reduce)
         self._gather()
         self.learner, self.tokenizer = self._me.learner, self._me.tokenizer
 
     # -- calls --------------------------------------------------------------------------------------------------
 
+    def _send_to(self, rank: int, message: Any) -> None:
+        try:
+            self._peers[rank - 1][1].send(message)
+        except OSError:
+            raise EngineError(f"replica {rank} is gone (killed?); start again with --resume") from None
+
     def _send(self, name: str, *args: Any) -> None:
+        for rank in range(1, self.world):
+            self._send_to(rank, (name, args))
+
+    def _meet(self) -> None:
+        """Wait until every peer has come this far, then let all go on."""
         for rank, (_, connection) in enumerate(self._peers, 1):
-            try:
-                connection.send((name, args))
-            except (BrokenPipeError, OSError):
-                raise EngineError(f"replica {rank} is gone (killed?); start again with --resume") from None
+            self._receive(rank, connection)
+        for rank in range(1, self.world):
+            self._send_to(rank, "go")
 
     def _receive(self, rank: int, connection: Connection) -> tuple[str, Any]:
         try:
@@ -212,16 +231,9 @@ class LocalCluster:
         return [self._receive(rank, connection)[1] for rank, (_, connection) in enumerate(self._peers, 1)]
 
     def _call(self, name: str, *args: Any) -> list[Any]:
-        """Every rank's answer, in rank order."""
+        """Every rank's answer, in rank order. An error of this rank leaves the others waiting: the cluster is over."""
         self._send(name, *args)
-        try:
-            mine = getattr(self._me, name)(*args)
-        except LearnerError:
-            raise
-        except Exception:
-            self._gather()  # a peer's own story explains a broken barrier better than ours
-            raise
-        return [mine, *self._gather()]
+        return [getattr(self._me, name)(*args), *self._gather()]
 
     def cpu_seconds(self) -> float:
         """CPU time all ranks have used so far."""
@@ -231,10 +243,8 @@ class LocalCluster:
         """End the peers."""
         for process, connection in self._peers:
             connection.close()
-            process.join(timeout=5)
-            if process.is_alive():
-                process.kill()
-                process.join()
+            process.kill()
+            process.join()
         self._peers = []
 
     # -- the learner's side -------------------------------------------------------------------------------------
@@ -246,7 +256,7 @@ class LocalCluster:
             return batch
         found = np.zeros_like(batch.sampler_logprobs)
         for rank, part in enumerate(self._call("reference_logprobs", batch, loss, temperature)):
-            found[batch.tokens_of(share(batch, rank, self.world))] = part
+            found[batch.tokens_of(scored_rows(batch, rank, self.world))] = part
         return batch.with_(reference_logprobs=found)
 
     def update(self, batch: Batch, loss: LossSettings, temperature: float, lr: float) -> Sums:
@@ -292,8 +302,9 @@ class LocalCluster:
         """
         while self._waiting:
             requests, self._waiting = self._waiting, []
-            for rank, (_, connection) in enumerate(self._peers, 1):
-                connection.send(("sample", (self.evaluating, [r for r in requests if r.id.group % self.world == rank])))
+            for rank in range(1, self.world):
+                share = [r for r in requests if r.id.group % self.world == rank]
+                self._send_to(rank, ("sample", (self.evaluating, share)))
             engine = self._me.engine(self.evaluating)
             for request in requests:
                 if request.id.group % self.world == 0:

@@ -320,7 +320,7 @@ def draw_tokens(
 
 
 def _restrict(probs: Tensor, top_p: Tensor, top_k: Tensor) -> Tensor:
-    """probs [r, V] with zeros outside the nucleus: the fewest tokens reaching `top_p` [r, 1], at most `top_k` (0: any)."""
+    """The probs [r, V] with zeros outside the nucleus: the fewest tokens reaching `top_p` [r, 1], at most `top_k` (0: any)."""
     ranked, order = probs.sort(dim=-1, descending=True, stable=True)
     rank = torch.arange(probs.shape[-1], device=probs.device)
     cut = (ranked.cumsum(dim=-1) - ranked >= top_p) | ((top_k > 0) & (rank >= top_k))

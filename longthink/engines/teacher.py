@@ -19,7 +19,7 @@ class TeacherEngine:
 
     def __init__(self, task: Task, tokenizer: Tokenizer) -> None:
         self.task, self.tokenizer = task, tokenizer
-        self._end = min(tokenizer.stop_ids)
+        self._end = tokenizer.end_id
         self._waiting: dict[RolloutId, Request] = {}
 
     def load(self, decoder: Decoder, version: int) -> None:

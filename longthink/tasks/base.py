@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from typing import Any
 
+from longthink.errors import TaskError
 from longthink.part import Part
 from longthink.types import Problem
 
@@ -21,8 +22,8 @@ class Task(Part):
         """How many distinct problems the split holds; None when generated without end."""
 
     def trace(self, problem: Problem, draw: int) -> str:
-        """A teacher's response for supervised fine-tuning, as text. Raises: NotImplementedError where there is no teacher."""
-        raise NotImplementedError
+        """A teacher's response for supervised fine-tuning, as text. Raises: TaskError where there is no teacher."""
+        raise TaskError(f"task kind {type(self).__module__.split('.')[-1]} has no teacher; engine.kind = 'teacher' needs one")
 
     def gold_response(self, problem: Problem) -> str:
         """A response the task's verifier must accept, used by `check`."""

@@ -7,6 +7,7 @@ Prompt `3 7 12 -> 79`; a response thinks in attempts and ends with an expression
 import itertools
 import re
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -38,7 +39,8 @@ class Move(NamedTuple):
 class Countdown(Task):
     """Problems and a search teacher for Countdown with + - * and results kept in 0..`limit`.
 
-    Splits go by the sorted numbers (hashed), so no set of numbers is in two splits. The teacher tries random
+    Splits go by the sorted numbers (hashed), so no set of numbers is in two splits. Validation and test hold no
+    problem twice, in whatever order its numbers stand; training draws with repetition. The teacher tries random
     orders, restates the target before each verdict, gives up after a miss with hazard `give_up` and, after a
     hit, goes on needlessly with hazard `overthink`.
 
@@ -73,6 +75,10 @@ class Countdown(Task):
     def problem(self, split: str, index: int) -> Problem:
         if split not in ("train", "validation", "test"):
             raise TaskError(f"countdown has no split {split!r}; expected train, validation or test")
+        return self._draw(split, index) if split == "train" else _distinct(self, split).at(index)
+
+    def _draw(self, split: str, index: int) -> Problem:
+        """Candidate `index` of a split; the same problem may come again under another index."""
         draw = rng(self.seed, "countdown", split, index)
         while True:
             numbers = tuple(int(n) for n in draw.integers(self.low, self.high + 1, self.count))
@@ -149,6 +155,34 @@ class Countdown(Task):
             if len(rest) > 1 and (tail := self._solve(rest, target)):
                 return [move, *tail]
         return []
+
+
+class _Distinct:
+    """The problems of a split without repetition, found as they are asked for."""
+
+    def __init__(self, task: Countdown, split: str) -> None:
+        self.task, self.split, self.tried = task, split, 0
+        self.found: list[Problem] = []
+        self.seen: set[tuple[int, ...]] = set()
+
+    def at(self, index: int) -> Problem:
+        while len(self.found) <= index:
+            problem = self.task._draw(self.split, self.tried)
+            self.tried += 1
+            key = (*sorted(problem.gold["numbers"]), problem.gold["target"])
+            if key not in self.seen:
+                self.seen.add(key)
+                self.found.append(problem)
+            elif self.tried > 1000 + 100 * len(self.found):
+                raise TaskError(
+                    f"countdown: the {self.split} split has only about {len(self.found)} distinct problems; ask for fewer"
+                )
+        return self.found[index]
+
+
+@lru_cache(16)
+def _distinct(task: Countdown, split: str) -> _Distinct:
+    return _Distinct(task, split)
 
 
 def expression(chain: list[Move]) -> str:
