@@ -29,7 +29,7 @@ RECIPE: dict[str, Any] = {
     "loss": {"kl": 0.01, "entropy": 0.001},
     "learner": {"lr": 1e-3, "minibatch_prompts": 2},
     "validation": {"every": 1, "problems": 2, "samples": 4},
-    "checkpoint": {"every": 2, "keep": 1},
+    "checkpoint": {"every": 2, "keep": 2},
     "budget": {"max_steps": 4},
     "stage": [{"window": 24, "max_steps": 2}, {"window": 48, "begin_from": "best"}],
 }
