@@ -43,6 +43,20 @@ MEASURES = (
     Measure("step", "whole step, generated tokens", "TRL `GRPOTrainer`", 4.0),
 )
 Pair = dict[str, dict[str, Any]]  # "ours/bfloat16" -> its answer
+NOTES = """Both sides: the same model folder ({model}), 16 prompts x 16 samples, at most 192 new tokens, temperature 1, two
+updates a batch with AdamW, one thread. Our bf16 is that of matmuls and cache; the peer beside it runs in its better dtype.
+Per measure:
+
+- generation: tokens up to and including the end token. Peer: `generate` with its dynamic cache and sdpa; in bf16 the whole
+  model is bf16.
+- training: both updates of one batch ({sequences} sequences of groups with mixed rewards, {tokens} tokens without padding, the
+  longest {longest}), the same clipped loss. Peer: two right-padded halves, all logits, log-softmax and gather; bf16 is autocast.
+- whole step: ours is the training loop's own step in one process, with a verifier process on the same core and rollouts and
+  metrics written to disk. Peer: loss_type dapo, beta 0, steps_per_generation 2, a Python reward with the same check, nothing
+  logged or saved, gradient checkpointing off (it is on by default and slower); bf16 is its own autocast.
+- limit: FLOPs of a token's matmuls and attention over the matmul rate measured beside every pair, as if all were in that dtype
+  and the cache were read for nothing.
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,13 +67,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=HERE / "results")
     parser.add_argument("--only", choices=[m.name for m in MEASURES], action="append", help="leave the others out")
     args = parser.parse_args(argv)
+    facts: dict[str, Any] = {"machine": machine(), "versions": {"ours": versions(), "peer": peer_versions(args.peer)}}
     try:
         model = args.model or make_model(WORK)
-        batch = prepare(model, WORK)
+        facts["batch"] = prepare(model, WORK)
     except LongthinkError as e:
         print(f"bench: {e}", file=sys.stderr)
         return 2
-    facts = {"machine": machine(), "versions": {"ours": versions(), "peer": peer_versions(args.peer)}, "batch": batch}
     facts["model"] = "given" if args.model else f"made here, {WARM_STEPS} steps of countdown_sft_cpu.toml"
     measures = [m for m in MEASURES if not args.only or m.name in args.only]
     pairs, limits = measure_all(measures, args.peer, model, args.pairs)
@@ -216,7 +230,7 @@ def markdown(report: dict[str, Any]) -> str:
     ]
     if not report["verdicts"]:
         lines.append("This CPU multiplies bf16 slowly (no AVX512-BF16, no AMX): the targets are not judged here.")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", NOTES.format(model=report["model"], **report["batch"])])
 
 
 def taken(pairs: dict[str, list[Pair]]) -> float:

@@ -20,8 +20,8 @@ def recipe(*stages, **rollout):
 
 
 STAGED = recipe(
-    {"window": 32, "lr": 2e-3},
-    {"window": 128, "group_size": 16},
+    {"window": 32, "lr": 2e-3, "max_steps": 9},
+    {"window": 128, "group_size": 16, "max_steps": 9},
     {"window": 256, "temperature": 1.0, "lr": 5e-4},
 )
 
@@ -62,7 +62,7 @@ def test_the_current_stage_is_its_table():
 
 
 def test_what_no_stage_can_name_is_the_recipes():
-    staged = recipe({"window": 32}, {"window": 48}, prompts=5, max_prompt_tokens=99, truncated="as_graded")
+    staged = recipe({"window": 32, "max_steps": 9}, {"window": 48}, prompts=5, max_prompt_tokens=99, truncated="as_graded")
     for events in ([], [begins(1, 3)]):
         rollout = fold(staged, events).rollout
         assert (rollout.prompts, rollout.max_prompt_tokens, rollout.truncated) == (5, 99, "as_graded")

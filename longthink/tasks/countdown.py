@@ -173,7 +173,7 @@ class _Distinct:
             if key not in self.seen:
                 self.seen.add(key)
                 self.found.append(problem)
-            elif self.tried > 1000 + 100 * len(self.found):
+            elif self.tried > 1000 + 10 * len(self.found):
                 raise TaskError(
                     f"countdown: the {self.split} split has only about {len(self.found)} distinct problems; ask for fewer"
                 )
