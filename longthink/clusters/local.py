@@ -190,9 +190,13 @@ class LocalCluster:
                 process.start()
                 theirs.close()
                 self._peers.append((process, mine))
-        self._send("start")
-        self._me = _Rank(recipe, 0, reduce)
-        self._gather()
+        try:
+            self._send("start")
+            self._me = _Rank(recipe, 0, reduce)
+            self._gather()
+        except BaseException:
+            self.close()
+            raise
         self.learner, self.tokenizer = self._me.learner, self._me.tokenizer
 
     # -- calls --------------------------------------------------------------------------------------------------
