@@ -8,14 +8,15 @@ from longthink.model import Attend, ModelConfig
 
 __all__ = ["SlotCache"]
 
-BLOCK = 64  # capacity grows by a quarter and in whole blocks, so a long rollout copies its cache few times
+BLOCK = 16  # capacity is a multiple of this and grows by at least a sixteenth
 
 
 class SlotCache:
     """Keys [rows, kv heads, D, capacity] and values [rows, kv heads, capacity, D] for every layer.
 
-    Keys are stored transposed: a batched product with a transposed view of them is copied first by the
-    bf16 kernels, which costs more than the product.
+    Keys are stored transposed, and the products read the whole capacity: of a transposed view or a part the CPU's
+    kernels make a copy first, which costs as much as the product. So capacity stays close to the longest row;
+    growing copies the cache once in 16 steps or more, an eighth of what those steps read.
     """
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
@@ -33,18 +34,18 @@ class SlotCache:
         old_rows, capacity = self.keys[0].shape[0], self.keys[0].shape[3]
         if rows <= old_rows and length <= capacity:
             return
-        more = 0
-        if length > capacity:
-            more = -(-max(length, capacity * 5 // 4) // BLOCK) * BLOCK - capacity
+        more = _blocks(max(length, capacity * 17 // 16)) - capacity if length > capacity else 0
         new = max(rows, old_rows) - old_rows
-        self.keys = [F.pad(t, (0, more, 0, 0, 0, 0, 0, new)) for t in self.keys]
-        self.values = [F.pad(t, (0, 0, 0, more, 0, 0, 0, new)) for t in self.values]
+        for layer in range(self.config.num_layers):  # one after another: two copies of one layer at most
+            self.keys[layer] = F.pad(self.keys[layer], (0, more, 0, 0, 0, 0, 0, new))
+            self.values[layer] = F.pad(self.values[layer], (0, 0, 0, more, 0, 0, 0, new))
 
     def keep(self, rows: Tensor, length: int) -> None:
         """Keep these rows only, and of the capacity what `length` needs."""
-        length = min(self.keys[0].shape[3], -(-length // BLOCK) * BLOCK)
-        self.keys = [t[..., :length][rows] for t in self.keys]
-        self.values = [t[:, :, :length][rows] for t in self.values]
+        length = min(self.keys[0].shape[3], _blocks(length))
+        for layer in range(self.config.num_layers):
+            self.keys[layer] = self.keys[layer][..., :length][rows]
+            self.values[layer] = self.values[layer][:, :, :length][rows]
 
     def store(self, layer: int, rows: Tensor, k: Tensor, v: Tensor) -> None:
         """Write k, v [rows, T, kv heads, D] at the beginning of these rows."""
@@ -52,28 +53,25 @@ class SlotCache:
         self.keys[layer][rows, :, :, :width] = k.permute(0, 2, 3, 1)
         self.values[layer][rows, :, :width] = v.transpose(1, 2)
 
-    def attend(self, positions: Tensor, longest: int) -> Attend:
-        """A callback for `run_layers` with one new token a row, at these positions [R]; `longest` bounds them.
-
-        A multiple of 16 tokens is looked at, because the kernels are faster on whole vectors; what lies
-        beyond a row's position is masked.
-        """
-        c, rows = self.config, len(positions)
-        longest = min(-(-longest // 16) * 16, self.keys[0].shape[3])
+    def attend(self, positions: Tensor) -> Attend:
+        """A callback for `run_layers` with one new token a row, at these positions [rows]; what lies beyond is masked."""
+        c, rows, capacity = self.config, len(positions), self.keys[0].shape[3]
         every = torch.arange(rows, device=positions.device)
         share = c.num_heads // c.num_kv_heads
-        seen = torch.arange(longest, device=positions.device) <= positions.unsqueeze(1)
+        seen = torch.arange(capacity, device=positions.device) <= positions.unsqueeze(1)
         mask = torch.where(seen, 0.0, -torch.inf).to(self.keys[0].dtype).unsqueeze(1)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             keys, values = self.keys[layer], self.values[layer]
             keys[every, :, :, positions] = k
             values[every, :, positions] = v
-            keys = keys[:rows, :, :, :longest].flatten(0, 1)
-            values = values[:rows, :, :longest].flatten(0, 1)
             grouped = (q * c.head_dim**-0.5).reshape(rows * c.num_kv_heads, share, c.head_dim)
-            scores = torch.bmm(grouped, keys).view(rows, c.num_heads, longest).add_(mask)
-            probs = F.softmax(scores, dim=-1).view(rows * c.num_kv_heads, share, longest)
-            return torch.bmm(probs, values).view(rows, c.num_heads, c.head_dim)
+            scores = torch.bmm(grouped, keys.flatten(0, 1)).view(rows, c.num_heads, capacity).add_(mask)
+            probs = F.softmax(scores, dim=-1).view(rows * c.num_kv_heads, share, capacity)
+            return torch.bmm(probs, values.flatten(0, 1)).view(rows, c.num_heads, c.head_dim)
 
         return attend
+
+
+def _blocks(length: int) -> int:
+    return -(-length // BLOCK) * BLOCK

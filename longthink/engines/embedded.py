@@ -232,7 +232,7 @@ class EmbeddedEngine:
         longest = int(positions.max()) + 1
         cache.reserve(rows, longest)
         rope = (self._ropes[0][positions], self._ropes[1][positions])
-        attend = cache.attend(positions, longest)
+        attend = cache.attend(positions)
         x = run_layers(self._layers, self._embedding[self._last], rope, attend, config=self.config, dtype=self.dtype)
         logits = F.linear(F.rms_norm(x, x.shape[-1:], self._norm, self.config.rms_eps), self._head)
         if not bool(torch.isfinite(logits.sum())):
