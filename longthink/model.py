@@ -7,7 +7,6 @@ with q/k/v and gate/up joined. How queries meet keys is a callback, so a cache i
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Protocol
 
 import torch
@@ -15,18 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from longthink.attention import Attend, Layout, attend_rows
 from longthink.errors import ModelError
-from longthink.rope import rope_frequencies, rope_table, rotate
+from longthink.kernels import rms_norm, rotary, swiglu
+from longthink.rope import rope_frequencies, rope_table
 
 __all__ = [
-    "Attend",
-    "Blocks",
     "Decoder",
     "FusedLayer",
     "Linear",
     "ModelConfig",
-    "attend_blocks",
-    "block_positions",
     "run_layers",
 ]
 
@@ -113,13 +110,13 @@ def join(linears: Sequence[Linear]) -> tuple[Tensor, Tensor | None]:
     return torch.cat(tuple(linear.weight for linear in linears)), torch.cat(biases) if biases else None
 
 
-def apply_linears(x: Tensor, linears: Sequence[Linear], dtype: torch.dtype) -> Tensor:
-    """The outputs of several linears side by side, computed in `dtype`; gradients reach the master weights."""
+def apply_linears(x: Tensor, linears: Sequence[Linear]) -> Tensor:
+    """The outputs of several linears side by side, in the dtype of x; gradients reach the master weights."""
     weight, bias = join(linears)
-    y = F.linear(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
+    y = F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
     if any(linear.delta is not None for linear in linears):
         parts = y.split([len(linear.weight) for linear in linears], dim=-1)
-        moved = [p if m.delta is None else p + m.delta(x).to(dtype) for p, m in zip(parts, linears, strict=True)]
+        moved = [p if m.delta is None else p + m.delta(x).to(x.dtype) for p, m in zip(parts, linears, strict=True)]
         y = torch.cat(moved, dim=-1)
     return y
 
@@ -133,19 +130,16 @@ class Norm(nn.Module):
 
 
 class LayerLike(Protocol):
-    """What `run_layers` needs of a layer; x is [..., H], results are in `dtype`."""
+    """What `run_layers` needs of a layer; inputs [n, ...] and results are in the dtype of the matmuls."""
 
     def norms(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """Weights before attention [H], before the MLP [H], of queries and keys [heads + kv heads, D]."""
         ...
 
-    def qkv(self, x: Tensor, dtype: torch.dtype) -> Tensor: ...
-    def output(self, x: Tensor, dtype: torch.dtype) -> Tensor: ...
-    def gate_up(self, x: Tensor, dtype: torch.dtype) -> Tensor: ...
-    def down(self, x: Tensor, dtype: torch.dtype) -> Tensor: ...
-
-
-Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+    def qkv(self, x: Tensor) -> Tensor: ...
+    def output(self, x: Tensor) -> Tensor: ...
+    def gate_up(self, x: Tensor) -> Tensor: ...
+    def down(self, x: Tensor) -> Tensor: ...
 
 
 def run_layers(
@@ -164,67 +158,15 @@ def run_layers(
     `dtype`; the residual stream and the norms stay wide.
     """
     cos, sin = (r.unsqueeze(-2) for r in rope)
-    eps, heads = config.rms_eps, (config.num_heads, config.num_kv_heads, config.num_kv_heads)
+    eps, heads, kv_heads = config.rms_eps, config.num_heads, config.num_kv_heads
     for index, layer in enumerate(layers):
         before, between, qk_norm = layer.norms()
-        joined = layer.qkv(F.rms_norm(x, x.shape[-1:], before, eps), dtype).unflatten(-1, (-1, config.head_dim))
-        qk, v = joined.split([heads[0] + heads[1], heads[2]], dim=-2)
-        qk = qk.to(x.dtype)
-        if qk_norm is not None:
-            qk = F.rms_norm(qk, (config.head_dim,), None, eps) * qk_norm
-        q, k = rotate(qk, cos, sin).to(dtype).split(heads[:2], dim=-2)
-        x = x + layer.output(attend(index, q, k, v).flatten(-2), dtype)
-        gate, up = layer.gate_up(F.rms_norm(x, x.shape[-1:], between, eps), dtype).chunk(2, dim=-1)
-        x = x + layer.down(F.silu(gate) * up, dtype)
+        joined = layer.qkv(rms_norm(x, before, eps, dtype)).unflatten(-1, (-1, config.head_dim))
+        qk, v = joined.split([heads + kv_heads, kv_heads], dim=-2)
+        q, k = rotary(qk, qk_norm, cos, sin, eps).split([heads, kv_heads], dim=-2)
+        x = x + layer.output(attend(index, q, k, v).flatten(-2))
+        x = x + layer.down(swiglu(layer.gate_up(rms_norm(x, between, eps, dtype))))
     return x
-
-
-def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Softmax attention of right-padded rows, each token seeing itself and what came before.
-
-    Shapes: q [B, T, heads, D], k and v [B, T, kv heads, D] -> [B, T, heads, D]. Padding on the right is
-    never seen by a real token. On a CPU in bf16, explicit scores beat the fused kernel up to about 512
-    tokens; beyond, or elsewhere, the fused kernel runs.
-    """
-    batch, length, heads, size = q.shape
-    kv_heads = k.shape[2]
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and length <= 512:
-        share = heads // kv_heads
-        rows = q.unflatten(2, (kv_heads, share)).permute(0, 2, 3, 1, 4).reshape(batch * kv_heads, share * length, size)
-        keys = k.permute(0, 2, 3, 1).reshape(batch * kv_heads, size, length)
-        values = v.transpose(1, 2).reshape(batch * kv_heads, length, size)
-        scores = torch.baddbmm(_causal_mask(length, share, q.dtype), rows, keys, alpha=size**-0.5)
-        mixed = torch.bmm(F.softmax(scores, dim=-1), values)
-        return mixed.view(batch, kv_heads, share, length, size).permute(0, 3, 1, 2, 4).flatten(2, 3)
-    q, k, v = (p.transpose(1, 2) for p in (q, k, v))
-    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=heads != kv_heads)
-    return mixed.transpose(1, 2)
-
-
-@lru_cache(64)
-def _causal_mask(length: int, share: int, dtype: torch.dtype) -> Tensor:
-    """[share·T, T] minus infinity where a token would see what comes after it."""
-    return torch.full((length, length), -torch.inf, dtype=dtype).triu(1).repeat(share, 1)
-
-
-Blocks = Sequence[tuple[int, int]]
-
-
-def attend_blocks(blocks: Blocks) -> Attend:
-    """Causal attention inside each block (rows, width) of a flat layout, block after block."""
-
-    def attend(_: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        sizes = [rows * width for rows, width in blocks]
-        parts = zip(blocks, q.split(sizes), k.split(sizes), v.split(sizes), strict=True)
-        mixed = [causal_attention(*(p.unflatten(0, block) for p in qkv)).flatten(0, 1) for block, *qkv in parts]
-        return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
-
-    return attend
-
-
-def block_positions(blocks: Blocks) -> Tensor:
-    """[n] each token's position in its row."""
-    return torch.cat([torch.arange(width).repeat(rows) for rows, width in blocks])
 
 
 class Attention(nn.Module):
@@ -273,17 +215,17 @@ class Layer(nn.Module):
         a, m = self.self_attn, self.mlp
         return (a.q_proj, a.k_proj, a.v_proj), (a.o_proj,), (m.gate_proj, m.up_proj), (m.down_proj,)
 
-    def qkv(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        return apply_linears(x, self.linears()[0], dtype)
+    def qkv(self, x: Tensor) -> Tensor:
+        return apply_linears(x, self.linears()[0])
 
-    def output(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        return apply_linears(x, self.linears()[1], dtype)
+    def output(self, x: Tensor) -> Tensor:
+        return apply_linears(x, self.linears()[1])
 
-    def gate_up(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        return apply_linears(x, self.linears()[2], dtype)
+    def gate_up(self, x: Tensor) -> Tensor:
+        return apply_linears(x, self.linears()[2])
 
-    def down(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        return apply_linears(x, self.linears()[3], dtype)
+    def down(self, x: Tensor) -> Tensor:
+        return apply_linears(x, self.linears()[3])
 
 
 class _Body(nn.Module):
@@ -325,19 +267,18 @@ class Decoder(nn.Module):
                 else:
                     p.fill_(0.0 if name.endswith("bias") else 1.0)
 
-    def forward(self, tokens: Tensor, blocks: Blocks) -> Tensor:
-        """Hidden states [n, H] after the last norm, for tokens [n] laid out as blocks of right-padded rows."""
+    def forward(self, tokens: Tensor, layout: Layout) -> Tensor:
+        """Hidden states [n, H] after the last norm, wide, for tokens [n] of this layout."""
         c, dtype = self.config, self.compute_dtype
         x = F.embedding(tokens, self.model.embed_tokens.weight)
-        positions = block_positions(blocks).to(tokens.device)
-        cos, sin = rope_table(c, max(width for _, width in blocks), x.dtype, tokens.device)
-        rope, attend = (cos[positions], sin[positions]), attend_blocks(blocks)
+        cos, sin = rope_table(c, max(width for _, width in layout.blocks), x.dtype, tokens.device)
+        rope, attend = (cos[layout.positions], sin[layout.positions]), attend_rows(layout)
         if self.checkpoint_layers:
             for layer in self.layers:
                 x = checkpoint(run_layers, [layer], x, rope, attend, config=c, dtype=dtype, use_reentrant=False)
         else:
             x = run_layers(self.layers, x, rope, attend, config=c, dtype=dtype)
-        return F.rms_norm(x, x.shape[-1:], self.model.norm.weight, c.rms_eps)
+        return rms_norm(x, self.model.norm.weight, c.rms_eps, x.dtype)
 
 
 class FusedLayer:
@@ -359,14 +300,14 @@ class FusedLayer:
     def norms(self) -> tuple[Tensor, Tensor, Tensor | None]:
         return self._norms
 
-    def qkv(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        return F.linear(x.to(dtype), *self._qkv)
+    def qkv(self, x: Tensor) -> Tensor:
+        return F.linear(x, *self._qkv)
 
-    def output(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+    def output(self, x: Tensor) -> Tensor:
         return F.linear(x, *self._output)
 
-    def gate_up(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        return F.linear(x.to(dtype), *self._gate_up)
+    def gate_up(self, x: Tensor) -> Tensor:
+        return F.linear(x, *self._gate_up)
 
-    def down(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+    def down(self, x: Tensor) -> Tensor:
         return F.linear(x, *self._down)

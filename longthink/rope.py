@@ -1,4 +1,4 @@
-"""Rotary position embedding: frequencies of every type the three families use, tables, and the rotation."""
+"""Rotary position embedding: frequencies of every type the three families use, and tables."""
 
 import math
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from longthink.errors import ModelError
 if TYPE_CHECKING:
     from longthink.model import ModelConfig
 
-__all__ = ["rope_frequencies", "rope_table", "rotate"]
+__all__ = ["rope_frequencies", "rope_table"]
 
 
 def rope_frequencies(rope: Mapping[str, Any], head_dim: int, max_positions: int) -> tuple[Tensor, float]:
@@ -59,14 +59,9 @@ def _yarn_scale(rope: Mapping[str, Any]) -> float:
 
 
 def rope_table(config: "ModelConfig", positions: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cos and sin [positions, D] in `dtype`, sin with its first half negated as `rotate` wants it."""
+    """Cos and sin [positions, D] in `dtype`, sin with its first half negated as `kernels.rotary` wants it."""
     inverse, scale = rope_frequencies(config.rope, config.head_dim, config.max_positions)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     angle = torch.outer(torch.arange(positions, dtype=wide), inverse.to(wide))
     cos, sin = angle.cos() * scale, angle.sin() * scale
     return torch.cat([cos, cos], dim=-1).to(device, dtype), torch.cat([-sin, sin], dim=-1).to(device, dtype)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of x [..., heads, D]; cos and `sin`, whose first half is negated, are [..., 1, D]."""
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)

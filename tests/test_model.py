@@ -16,9 +16,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from longthink.attention import Layout, attend_rows, causal_attention
 from longthink.errors import ModelError
 from longthink.folder import ModelFolder, tiny_folder, write_weights
-from longthink.model import Blocks, Decoder, FusedLayer, ModelConfig, attend_blocks, causal_attention, rope_table, run_layers
+from longthink.model import Decoder, FusedLayer, ModelConfig, rope_table, run_layers
 
 TEMPLATE = "<bos> {% for m in messages %}{{ m.content }} {% endfor %}<think>"
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
@@ -42,9 +43,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 FAMILIES = ("qwen2", "qwen3", "llama biases")
 
-# blocks (rows, width) and the real length of every row; 150 tokens are past the 64 that scaled ropes start from
-BLOCKS: Blocks = ((2, 150), (3, 9), (1, 1))
-LENGTHS = ((150, 131), (9, 8, 5), (1,))
+LENGTHS = ((150, 131), (9, 8, 5), (1,))  # block by block; 150 tokens are past the 64 that scaled ropes start from
 
 
 @pytest.fixture(scope="session")
@@ -95,27 +94,22 @@ def randomize(parameters: Iterator[tuple[str, Tensor]]) -> None:
             p.copy_(draw * 0.15 if p.ndim == 2 else draw * 0.3 + (0.0 if _.endswith("bias") else 1.0))
 
 
-def layout() -> tuple[Tensor, list[Tensor], Tensor]:
-    """Flat tokens of BLOCKS with noise as padding, the rows without it, and the flat places of the real tokens."""
+def rows() -> list[Tensor]:
+    """Tokens of the rows of LENGTHS."""
     generator = torch.Generator().manual_seed(3)
-    tokens = torch.randint(0, 128, (sum(r * w for r, w in BLOCKS),), generator=generator)
-    rows, real, start = [], [], 0
-    for (_, width), lengths in zip(BLOCKS, LENGTHS, strict=True):
-        for length in lengths:
-            rows.append(tokens[start : start + length])
-            real.append(torch.arange(start, start + length))
-            start += width
-    return tokens, rows, torch.cat(real)
+    return [torch.randint(0, 128, (length,), generator=generator) for block in LENGTHS for length in block]
 
 
 def decoder_logits(decoder: Decoder) -> Tensor:
-    tokens, _, real = layout()
-    return (decoder(tokens, BLOCKS) @ decoder.head_weight.T)[real]
+    """Of the rows in padded blocks of odd widths, with filler behind them."""
+    layout, tokens = Layout.of(LENGTHS, width=7, total=64), torch.cat(rows())
+    filler = torch.full((len(layout.positions) - len(tokens),), 5)
+    return (decoder(torch.cat([tokens, filler]), layout) @ decoder.head_weight.T)[: len(tokens)]
 
 
 def reference_logits(model: Any) -> Tensor:
     """What transformers computes for every row alone."""
-    return torch.cat([model(row.unsqueeze(0)).logits[0] for row in layout()[1]])
+    return torch.cat([model(row.unsqueeze(0)).logits[0] for row in rows()])
 
 
 # -- equality with transformers -------------------------------------------------------------------------------------
@@ -137,7 +131,7 @@ def test_gradients_equal_those_of_transformers(case: str, bring: Callable[..., t
     theirs = {name: p.grad for name, p in model.named_parameters()}
     model.zero_grad()
     for name, p in decoder.named_parameters():
-        torch.testing.assert_close(p.grad, theirs[name], atol=1e-6, rtol=1e-4, msg=name)
+        torch.testing.assert_close(p.grad, theirs[name], atol=3e-6, rtol=1e-4, msg=name)
 
 
 @pytest.mark.parametrize("case", FAMILIES)
@@ -228,19 +222,51 @@ def rope_of(config: ModelConfig) -> tuple[Tensor, Tensor]:
 # -- layouts, dtypes, checkpointing, deltas -------------------------------------------------------------------------
 
 
-@given(st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=3), min_size=1, max_size=3), st.integers(0, 2**31))
-@settings(max_examples=10)
+@given(
+    st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=3), min_size=1, max_size=3),
+    st.integers(1, 5),
+    st.integers(1, 9),
+    st.integers(0, 2**31),
+)
+@settings(max_examples=20)
 @torch.no_grad()
-def test_a_row_does_not_see_its_padding_nor_its_neighbours(blocks: list[list[int]], seed: int) -> None:
-    decoder = small_decoder()
-    layout: Blocks = [(len(lengths), max(lengths)) for lengths in blocks]
-    tokens = torch.randint(0, 64, (sum(r * w for r, w in layout),), generator=torch.Generator().manual_seed(seed))
+def test_a_row_sees_neither_padding_nor_neighbours_nor_filler(blocks: list[list[int]], width: int, total: int, seed: int) -> None:
+    decoder, layout = small_decoder(), Layout.of(blocks, width=width, total=total)
+    tokens = torch.randint(0, 64, (len(layout.positions),), generator=torch.Generator().manual_seed(seed))
     hidden, start = decoder(tokens, layout), 0
-    for lengths in blocks:
-        for length in lengths:
-            alone = decoder(tokens[start : start + length], [(1, length)])
-            torch.testing.assert_close(hidden[start : start + length], alone, atol=1e-5, rtol=0)
-            start += max(lengths)
+    for length in (length for block in blocks for length in block):
+        alone = decoder(tokens[start : start + length], Layout.of([[length]]))
+        torch.testing.assert_close(hidden[start : start + length], alone, atol=1e-5, rtol=0)
+        start += length
+    assert start <= len(tokens) < start + total and not len(tokens) % total
+
+
+def test_gradients_do_not_depend_on_how_rows_are_laid_out() -> None:
+    """One block, two, or every row alone: exact in float64. Filler leaves no gradient."""
+    found = []
+    for blocks in ([[5, 3, 3, 1]], [[5, 3], [3, 1]], [[5], [3], [3], [1]]):
+        decoder, layout = small_decoder().double(), Layout.of(blocks, width=4, total=16)
+        decoder.compute_dtype = torch.float64
+        hidden = decoder(torch.arange(16), layout)[:12]
+        (hidden @ decoder.head_weight.T).log_softmax(-1)[:, 5].sum().backward()
+        found.append([p.grad for p in decoder.parameters()])
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
+    decoder = small_decoder(tie_word_embeddings=False)
+    decoder(torch.arange(16), Layout.of([[5, 3], [4]], width=4, total=16))[:12].sum().backward()
+    gradient = decoder.model.embed_tokens.weight.grad
+    assert gradient is not None and (gradient[:12].abs().amax(dim=1) > 0).all() and not gradient[12:].any()
+
+
+def test_a_layout_by_hand() -> None:
+    layout = Layout.of([[3, 1], [2]], width=2, total=4)
+    assert layout.blocks == ((2, 4), (1, 2))
+    assert layout.positions.tolist() == [0, 1, 2, 0, 0, 1, 0, 0]
+    assert layout.tokens.tolist() == [0, 1, 2, 2, 3, 3, 3, 3, 4, 5]
+    assert layout.places.tolist() == [0, 1, 2, 4, 8, 9]
+    assert layout.padding.tolist() == [3, 5, 6, 7]
+    assert not layout.even and Layout.of([[4, 4], [2]]).even and not Layout.of([[4, 4]], total=5).even
 
 
 def small_decoder(**fields: Any) -> Decoder:
@@ -305,7 +331,7 @@ def test_checkpointed_layers_have_the_same_gradients(dtype: torch.dtype) -> None
     for checkpointed in (False, True):
         decoder = small_decoder()
         decoder.checkpoint_layers, decoder.compute_dtype = checkpointed, dtype
-        hidden = decoder(torch.arange(40) % 64, [(2, 15), (1, 10)])
+        hidden = decoder(torch.arange(40) % 64, Layout.of([[15, 15], [10]]))
         (hidden @ decoder.head_weight.T).log_softmax(-1)[:, 5].sum().backward()
         gradients.append([p.grad for p in decoder.parameters()])
     assert all(torch.equal(a, b) and a.abs().max() > 0 for a, b in zip(*gradients, strict=True))
@@ -322,22 +348,22 @@ def linear_of(decoder: Decoder, name: str) -> Any:
 @pytest.mark.parametrize("name", LINEARS)
 @torch.no_grad()
 def test_a_delta_adds_exactly_its_output(name: str) -> None:
-    decoder, tokens, blocks = small_decoder(), torch.arange(12), [(1, 12)]
-    linear, plain = linear_of(decoder, name), decoder(tokens, blocks)
+    decoder, tokens, layout = small_decoder(), torch.arange(12), Layout.of([[12]])
+    linear, plain = linear_of(decoder, name), decoder(tokens, layout)
     update = torch.randn(linear.weight.shape, generator=torch.Generator().manual_seed(5)) * 0.1
     linear.delta = lambda x: x @ update.T
-    moved = decoder(tokens, blocks)
+    moved = decoder(tokens, layout)
     linear.delta, linear.weight.data = None, linear.weight + update
     assert (moved - plain).abs().max() > 1e-2
-    torch.testing.assert_close(moved, decoder(tokens, blocks), atol=1e-5, rtol=0)
+    torch.testing.assert_close(moved, decoder(tokens, layout), atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
 def test_a_delta_leaves_the_linears_beside_it_bitwise_alone() -> None:
     layer, x = small_decoder().layers[0], torch.randn(7, 32, generator=torch.Generator().manual_seed(2))
-    q, k, v = layer.qkv(x, torch.float32).split([32, 16, 16], dim=-1)
+    q, k, v = layer.qkv(x).split([32, 16, 16], dim=-1)
     layer.self_attn.k_proj.delta = lambda x: torch.full((len(x), 16), 0.25)
-    moved = layer.qkv(x, torch.float32).split([32, 16, 16], dim=-1)
+    moved = layer.qkv(x).split([32, 16, 16], dim=-1)
     assert torch.equal(moved[0], q) and torch.equal(moved[1], k + 0.25) and torch.equal(moved[2], v)
 
 
@@ -354,14 +380,14 @@ def test_a_layer_with_a_delta_is_not_fused(name: str) -> None:
 @torch.no_grad()
 def test_fused_layers_compute_the_same_and_share_nothing(fields: dict[str, Any]) -> None:
     decoder = small_decoder(**fields)
-    tokens, blocks = torch.arange(12), [(1, 12)]
+    tokens, layout = torch.arange(12), Layout.of([[12]])
     fused = [FusedLayer(layer, torch.float32, torch.device("cpu")) for layer in decoder.layers]
-    plain = decoder(tokens, blocks)
+    plain = decoder(tokens, layout)
     x, rope = decoder.model.embed_tokens.weight[tokens].clone(), tuple(t[:12] for t in rope_of(decoder.config))
     norm = decoder.model.norm.weight.clone()
     for p in decoder.parameters():
         p.fill_(torch.nan)
-    x = run_layers(fused, x, rope, attend_blocks(blocks), config=decoder.config, dtype=torch.float32)
+    x = run_layers(fused, x, rope, attend_rows(layout), config=decoder.config, dtype=torch.float32)
     torch.testing.assert_close(F.rms_norm(x, (32,), norm, decoder.config.rms_eps), plain, atol=1e-6, rtol=0)
 
 

@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from longthink.model import Attend, ModelConfig
+from longthink.attention import Attend
+from longthink.model import ModelConfig
 
 __all__ = ["SlotCache"]
 

@@ -12,9 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from longthink.attention import Layout, attend_rows
 from longthink.engines.cache import SlotCache
 from longthink.errors import EngineError
-from longthink.model import Decoder, FusedLayer, attend_blocks, run_layers
+from longthink.kernels import rms_norm
+from longthink.model import Decoder, FusedLayer, run_layers
 from longthink.rng import uniforms
 from longthink.rope import rope_table
 from longthink.types import Ints, Request, Rollout, RolloutId, Segment
@@ -98,8 +100,9 @@ class EmbeddedEngine:
             return self._done.pop(id)
         for slot, row in enumerate(self._rows):
             if row is not None and row.id == id:
-                self._rows[slot] = None
-                return self._close(slot, row, "aborted")
+                rollout = self._close(slot, row, "aborted")
+                self._free([slot])
+                return rollout
         raise EngineError(f"rollout {tuple(id)} is not running")
 
     # -- slots --------------------------------------------------------------------------------------------------
@@ -144,6 +147,7 @@ class EmbeddedEngine:
             self._cache = SlotCache(self.config, self.dtype, device)
             self._last = torch.zeros(0, dtype=torch.long, device=device)
             self._length = torch.zeros(0, dtype=torch.long, device=device)
+            self._moves = torch.zeros(0, dtype=torch.long, device=device)  # 1 where a row runs
             self._end = torch.zeros(0, dtype=torch.long, device=device)
             self._start = torch.zeros(0, dtype=torch.long, device=device)
             self._temperature = torch.ones(0, device=device, dtype=wide)
@@ -155,7 +159,7 @@ class EmbeddedEngine:
         old, grow = len(self._rows), max(rows - len(self._rows), 0)
         wider = max(width - self._draws.shape[1], 0)
         if grow or wider:
-            for name in ("_last", "_length", "_end", "_start", "_temperature"):
+            for name in ("_last", "_length", "_moves", "_end", "_start", "_temperature"):
                 setattr(self, name, F.pad(getattr(self, name), (0, grow)))
             for name in ("_draws", "_tokens", "_logprobs"):
                 setattr(self, name, F.pad(getattr(self, name), (0, wider, 0, grow)))
@@ -167,6 +171,7 @@ class EmbeddedEngine:
         self._rows[slot] = request
         self._last[slot] = int(context[-1])
         self._length[slot] = len(context) - 1
+        self._moves[slot] = 1
         self._start[slot] = len(context)
         self._end[slot] = len(request.prompt_ids) + request.max_tokens
         self._temperature[slot] = s.temperature
@@ -182,25 +187,24 @@ class EmbeddedEngine:
             rows = max(1, min(len(contexts), PREFILL_TOKENS // max(1, len(contexts[-1][0]))))
             part, contexts = contexts[-rows:], contexts[:-rows]
             width = len(part[-1][0])
-            tokens = torch.zeros(len(part), width, dtype=torch.long, device=self.device)
-            for r, (context, _) in enumerate(part):
-                tokens[r, : len(context)] = torch.from_numpy(context.copy())
+            layout = Layout.of([[len(context) for context, _ in part]], device=self.device)
+            tokens = torch.from_numpy(np.concatenate([context for context, _ in part])).to(self.device)
             source = torch.tensor([r for r, (_, slots) in enumerate(part) for _ in slots], device=self.device)
             target = torch.tensor([s for _, slots in part for s in slots], device=self.device)
             self._cache.reserve(len(self._rows), width)
-            cache = self._cache
+            self._fill(layout, tokens, source, target)
 
-            block, causal = (len(part), width), attend_blocks([(len(part), width)])
+    def _fill(self, layout: Layout, tokens: Tensor, source: Tensor, target: Tensor) -> None:
+        """Run the rows of a layout of one block and keep keys and values of row `source[i]` in slot `target[i]`."""
+        assert self._cache is not None and self._ropes is not None
+        cache, causal, block = self._cache, attend_rows(layout), layout.blocks[0]
 
-            def attend(index: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-                grids = (p.view(*block, *p.shape[1:])[source] for p in (k, v))  # noqa: B023
-                cache.store(index, target, *grids)  # noqa: B023
-                return causal(index, q, k, v)  # noqa: B023
+        def attend(index: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            cache.store(index, target, *(p[layout.tokens].view(*block, *p.shape[1:])[source] for p in (k, v)))
+            return causal(index, q, k, v)
 
-            assert self._ropes is not None
-            rope = (self._ropes[0][:width].repeat(len(part), 1), self._ropes[1][:width].repeat(len(part), 1))
-            x = self._embedding[tokens.flatten()]
-            run_layers(self._layers, x, rope, attend, config=self.config, dtype=self.dtype)
+        rope = (self._ropes[0][layout.positions], self._ropes[1][layout.positions])
+        run_layers(self._layers, self._embedding[tokens], rope, attend, config=self.config, dtype=self.dtype)
 
     def _compact(self) -> None:
         """Drop empty slots once nothing waits and enough of them are empty."""
@@ -215,7 +219,7 @@ class EmbeddedEngine:
         idle = [s for s, row in enumerate(self._rows) if row is None]
         slots += idle[: max(0, rows - len(slots))]
         keep = torch.tensor(slots, dtype=torch.long, device=self.device)
-        for name in ("_last", "_length", "_end", "_start", "_temperature", "_draws", "_tokens", "_logprobs"):
+        for name in ("_last", "_length", "_moves", "_end", "_start", "_temperature", "_draws", "_tokens", "_logprobs"):
             setattr(self, name, getattr(self, name)[keep])
         self._rows = [self._rows[s] for s in slots]
         if self._cache is not None:
@@ -234,7 +238,7 @@ class EmbeddedEngine:
         rope = (self._ropes[0][positions], self._ropes[1][positions])
         attend = cache.attend(positions)
         x = run_layers(self._layers, self._embedding[self._last], rope, attend, config=self.config, dtype=self.dtype)
-        logits = F.linear(F.rms_norm(x, x.shape[-1:], self._norm, self.config.rms_eps), self._head)
+        logits = F.linear(rms_norm(x, self._norm, self.config.rms_eps, x.dtype), self._head)
         if not bool(torch.isfinite(logits.sum())):
             raise EngineError("the model's logits are not finite: the weights are broken or overflowed in this dtype")
         every = torch.arange(rows, device=self.device)
@@ -243,17 +247,12 @@ class EmbeddedEngine:
         self._tokens[every, index] = tokens
         self._logprobs[every, index] = logprobs
         self._last = tokens
-        self._length = positions + 1
+        self._length = positions + self._moves
         stopped = torch.isin(tokens, self._stops)
         ended = (stopped | (self._length + 1 >= self._end)).nonzero().flatten().tolist()
-        done: list[Rollout] = []
-        for slot in ended:
-            row = self._rows[slot]
-            if row is None:
-                continue
-            self._rows[slot] = None
-            done.append(self._close(slot, row, "stop" if bool(stopped[slot]) else "length"))
-        self._rest()
+        running = [(slot, row) for slot in ended if (row := self._rows[slot]) is not None]
+        done = [self._close(slot, row, "stop" if bool(stopped[slot]) else "length") for slot, row in running]
+        self._free([slot for slot, _ in running])
         return sorted(done, key=lambda r: r.id)
 
     def _restrictions(self) -> list[tuple[int, float, int]]:
@@ -263,13 +262,13 @@ class EmbeddedEngine:
         live = [(s, row.sampling) for s, row in enumerate(self._rows) if row is not None]
         return [(s, p.top_p, p.top_k) for s, p in live if p.top_p < 1 or p.top_k > 0]
 
-    def _rest(self) -> None:
-        """Empty slots idle at position 0, where they cost and change nothing."""
-        empty = [s for s, row in enumerate(self._rows) if row is None]
-        if empty:
-            self._length[empty] = 0
-            self._end[empty] = 1 << 60
-            self._start[empty] = 0
+    def _free(self, slots: list[int]) -> None:
+        """Empty these slots; they idle at position 0, where they cost and change nothing."""
+        for slot in slots:
+            self._rows[slot] = None
+        if slots:
+            self._length[slots] = self._moves[slots] = self._start[slots] = 0
+            self._end[slots] = 1 << 60
 
     def _close(self, slot: int, request: Request, reason: str) -> Rollout:
         count = int(self._length[slot]) + 1 - int(self._start[slot])

@@ -15,30 +15,22 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from longthink import storage
+from longthink.attention import Layout
 from longthink.errors import LearnerError
 from longthink.folder import read_weights, write_weights
 from longthink.learners.head import logprobs_and_entropy
 from longthink.learners.packing import Plan, microbatches
 from longthink.losses import kl_k3, surrogate, token_weights
 from longthink.metrics import Sums
-from longthink.model import Blocks, Decoder
+from longthink.model import Decoder
 from longthink.recipe import LearnerSettings, LossSettings
 from longthink.types import Batch, Floats, Ints
 
 __all__ = ["LocalLearner", "learning_rate"]
 
 # The CPU's bf16 kernels are compiled for each shape they meet, which costs more than a small product itself.
-# Blocks as wide as a multiple of WIDTH, in micro-batches of a multiple of TOTAL tokens, meet few shapes.
+# Attention blocks as wide as a multiple of WIDTH, in micro-batches of a multiple of TOTAL tokens, meet few shapes.
 WIDTH, TOTAL = 16, 128
-
-
-def round_up(lengths: Ints, multiple: int) -> Ints:
-    """The next multiple of each.
-
-    >>> round_up(np.array([1, 16, 17]), 16).tolist()
-    [16, 16, 32]
-    """
-    return -(-lengths // multiple) * multiple
 
 
 def learning_rate(update: int, settings: LearnerSettings) -> float:
@@ -57,11 +49,11 @@ def learning_rate(update: int, settings: LearnerSettings) -> float:
 
 @dataclass
 class _MicroBatch:
-    """The tensors of one micro-batch: its padded tokens, and flat arrays over its n loss tokens."""
+    """The tensors of one micro-batch: its tokens as they lie in the layout, and flat arrays over its n loss tokens."""
 
-    tokens: Tensor  # [padded]
-    blocks: Blocks
-    predictor: Tensor  # [n] place in the padded tokens of the hidden state that predicts the token
+    tokens: Tensor
+    layout: Layout
+    predictor: Tensor  # [n] index into the tokens of the one before, whose hidden state predicts this one
     labels: Tensor  # [n]
     flat: Ints  # [n] index into the batch's flat arrays
 
@@ -122,39 +114,29 @@ class LocalLearner:
     def token_logprobs(self, decoder: Decoder, batch: Batch, temperature: float) -> Floats:
         """[S] log-prob of every loss token under `decoder`; 0 elsewhere."""
         found = np.zeros(len(batch.tokens), np.float32)
-        for plan in microbatches(round_up(batch.lengths, WIDTH), self.settings.microbatch_tokens):
+        for plan in microbatches(batch.lengths, self.settings.microbatch_tokens):
             micro = self._micro(batch, plan)
             logprobs, _ = self._score(decoder, micro, temperature)
             found[micro.flat] = logprobs.float().cpu().numpy()
         return found
 
     def _micro(self, batch: Batch, plan: Plan) -> _MicroBatch:
-        lengths, blocks, grids, insides = batch.lengths, [], [], []
-        for rows in plan:
-            blocks.append((len(rows), int(round_up(lengths[rows], WIDTH).max())))
-            steps = np.arange(blocks[-1][1])
-            inside = steps < lengths[rows, None]
-            grids.append(np.where(inside, batch.offsets[rows, None] + steps, batch.offsets[rows, None]).reshape(-1))
-            inside[:, 0] = False  # nothing precedes a first token, so nothing predicts it
-            insides.append(inside.reshape(-1))
-        filler = -sum(len(g) for g in grids) % TOTAL
-        if filler:
-            blocks.append((1, filler))
-            grids.append(np.zeros(filler, np.int64))
-            insides.append(np.zeros(filler, np.bool_))
-        grid, inside = np.concatenate(grids), np.concatenate(insides)
-        where = np.flatnonzero(inside & batch.loss_mask[grid])
-        flat = grid[where]
+        layout = Layout.of([batch.lengths[rows] for rows in plan], width=WIDTH, total=TOTAL, device=self.device)
+        index = np.concatenate([np.arange(batch.offsets[row], batch.offsets[row + 1]) for rows in plan for row in rows])
+        first = np.isin(index, batch.offsets)  # nothing precedes a first token, so nothing predicts it
+        where = np.flatnonzero(batch.loss_mask[index] & ~first)
+        flat = index[where]
+        tokens = np.pad(batch.tokens[index], (0, len(layout.positions) - len(index)))
         return _MicroBatch(
-            tokens=torch.from_numpy(batch.tokens[grid]).to(self.device),
-            blocks=blocks,
+            tokens=torch.from_numpy(tokens).to(self.device),
+            layout=layout,
             predictor=torch.from_numpy(where - 1).to(self.device),
             labels=torch.from_numpy(batch.tokens[flat]).to(self.device),
             flat=flat,
         )
 
     def _score(self, decoder: Decoder, micro: _MicroBatch, temperature: float) -> tuple[Tensor, Tensor]:
-        hidden = decoder(micro.tokens, micro.blocks)[micro.predictor]
+        hidden = decoder(micro.tokens, micro.layout)[micro.predictor]
         return logprobs_and_entropy(hidden, decoder.head_weight, micro.labels, temperature, self.settings.head_chunk)
 
     # -- updates ------------------------------------------------------------------------------------------------
@@ -187,7 +169,7 @@ class LocalLearner:
             rows = np.unique(batch.row[batch.loss_mask & (batch.advantages != 0)])
         rows = rows[np.argsort(-batch.lengths[rows], kind="stable")][self.rank :: self.world]
         self.optimizer.zero_grad(set_to_none=True)
-        for plan in microbatches(round_up(batch.lengths[rows], WIDTH), self.settings.microbatch_tokens):
+        for plan in microbatches(batch.lengths[rows], self.settings.microbatch_tokens):
             micro = self._micro(batch, [rows[block] for block in plan])
             if len(micro.labels):
                 self._backward(batch, micro, weights[torch.from_numpy(micro.flat)], loss, temperature, sums)

@@ -1,45 +1,40 @@
-"""Cut a batch into micro-batches of nearly unpadded blocks; no sequence is split."""
+"""Cut a batch into micro-batches, and their rows into blocks of similar length for attention; no sequence is split."""
 
 import numpy as np
 
 from longthink.types import Ints
 
-__all__ = ["Plan", "microbatches", "padded_size"]
+__all__ = ["Plan", "microbatches"]
 
-MAX_PADDING = 0.2  # of a row; a smaller share means more, smaller attention blocks: 0.1 and 0.3 were slower on two cores
+MAX_PADDING = 0.2  # of a row in its attention block; a smaller share means more, smaller blocks
+MIN_STEP = 16  # rows that differ by less share a block whatever their share
 
 Plan = list[Ints]
 
 
 def microbatches(lengths: Ints, budget: int) -> list[Plan]:
-    """The micro-batches, each a list of blocks, each block the row numbers that are padded to one width.
+    """The micro-batches, each a list of blocks, each block the numbers of rows of similar length.
 
-    Rows are sorted by length, longest first, so a block's first row is its width. A micro-batch holds at
-    most `budget` padded tokens, unless one row alone exceeds it. Every row appears once; ties keep their order.
+    Rows are sorted by length, longest first. A micro-batch holds at most `budget` tokens, unless one row alone
+    exceeds it. Every row appears once; ties keep their order.
 
-    >>> [[b.tolist() for b in m] for m in microbatches(np.array([5, 2, 3, 5]), 16)]
+    >>> [[b.tolist() for b in m] for m in microbatches(np.array([50, 20, 30, 50]), 150)]
     [[[0, 3], [2, 1]]]
-    >>> [[b.tolist() for b in m] for m in microbatches(np.array([5, 2, 3, 5]), 8)]
+    >>> [[b.tolist() for b in m] for m in microbatches(np.array([50, 20, 30, 50]), 80)]
     [[[0]], [[3], [2]], [[1]]]
     """
     plans: list[list[list[int]]] = []
     width = used = 0
     for row in np.argsort(-lengths, kind="stable").tolist():
         length = int(lengths[row])
-        fits = length >= (1.0 - MAX_PADDING) * width or width - length <= 1
-        cost = width if fits else length
-        if not plans or used + cost > budget:
+        if not plans or used + length > budget:
             plans.append([[row]])
             width, used = length, length
-        elif fits:
+            continue
+        if length >= (1.0 - MAX_PADDING) * width or width - length < MIN_STEP:
             plans[-1][-1].append(row)
-            used += width
         else:
             plans[-1].append([row])
-            width, used = length, used + length
+            width = length
+        used += length
     return [[np.array(block) for block in plan] for plan in plans]
-
-
-def padded_size(plan: Plan, lengths: Ints) -> int:
-    """Tokens a micro-batch really computes, padding included."""
-    return sum(len(block) * int(lengths[block[0]]) for block in plan)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from longthink.attention import Layout
 from longthink.engines.base import Engine
 from longthink.engines.cache import SlotCache
 from longthink.engines.embedded import EmbeddedEngine, draw_tokens
@@ -103,7 +104,7 @@ def reference_logprobs(decoder: Decoder, rollout: Rollout, temperature: float) -
     """[response, V] the learner's whole distribution before each response token."""
     tokens = torch.from_numpy(np.concatenate([rollout.prompt_ids, rollout.response_ids]))
     with torch.no_grad():
-        logits = decoder(tokens, [(1, len(tokens))]) @ decoder.head_weight.T
+        logits = decoder(tokens, Layout.of([[len(tokens)]])) @ decoder.head_weight.T
     return torch.log_softmax(logits[len(rollout.prompt_ids) - 1 : -1] / temperature, dim=-1)
 
 

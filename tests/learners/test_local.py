@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from longthink.advantage import advantages
+from longthink.attention import Layout
 from longthink.errors import LearnerError
 from longthink.learners import local, packing
 from longthink.learners.local import LocalLearner, learning_rate
@@ -112,7 +113,7 @@ def rows_of(batch):
 
 def token_logprobs(decoder, tokens, temperature=TEMPERATURE):
     """Log-prob of each token and entropy of the distribution it came from, [T]; 0 for the first. All logits at once."""
-    hidden = decoder(torch.from_numpy(tokens), [(1, len(tokens))])
+    hidden = decoder(torch.from_numpy(tokens), Layout.of([[len(tokens)]]))
     table = torch.log_softmax(hidden @ decoder.head_weight.T / temperature, dim=-1)[:-1]
     first = torch.zeros(1, dtype=torch.float64)
     return torch.cat([first, table[range(len(table)), tokens[1:]]]), torch.cat([first, -(table.exp() * table).sum(-1)])
@@ -597,10 +598,10 @@ def test_a_stages_rate_takes_the_place_of_the_recipes():
 
 
 def test_checkpointed_layers_are_computed_twice(monkeypatch):
-    from longthink import model
+    from longthink import attention as module
 
-    batch, calls, attention = make_batch(), [], model.causal_attention
-    monkeypatch.setattr(model, "causal_attention", lambda *qkv: calls.append(1) or attention(*qkv))
+    batch, calls, attention = make_batch(), [], module.causal_attention
+    monkeypatch.setattr(module, "causal_attention", lambda *qkv: calls.append(1) or attention(*qkv))
     trained(batch, LossSettings())
     once = len(calls)
     trained(batch, LossSettings(), SETTINGS.model_copy(update={"checkpoint_layers": True}))
