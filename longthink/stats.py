@@ -19,11 +19,6 @@ class Interval(NamedTuple):
     low: float
     high: float
 
-    @property
-    def contains_zero(self) -> bool:
-        """True when the data do not tell the estimate from 0."""
-        return self.low <= 0.0 <= self.high
-
     def clipped(self, low: float, high: float) -> "Interval":
         """The same interval with its bounds (and mean) held within a range."""
         return Interval(*(min(max(value, low), high) for value in self))
