@@ -15,7 +15,7 @@ install: .venv/core
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-quickstart: .venv/core  ## the main job on Countdown: a report in OUT after about five minutes
+quickstart: .venv/core  ## the main job on Countdown: a report in OUT after about four minutes
 	$(BIN)/python -m longthink.quickstart main --seed $(SEED) --out $(OUT)
 control: .venv/core  ## the same CPU seconds spent on more fine-tuning, beside the main job in OUT
 	$(BIN)/python -m longthink.quickstart control --seed $(SEED) --out $(OUT)
