@@ -49,7 +49,7 @@ def run_benchmarks(args: argparse.Namespace) -> int:
     cluster = LocalCluster(recipe)
     try:
         reward = load_part(Reward, recipe.reward)
-        with RewardPool(reward, args.reward, recipe.workers) as pool, Progress("eval", len(tasks)) as progress:
+        with RewardPool(reward, recipe.workers) as pool, Progress("eval", len(tasks)) as progress:
             for path, task in tasks.items():
                 progress.phase(Path(path).name)
                 found = evaluate(

@@ -45,7 +45,7 @@ def check(recipe: Recipe, *, golds: int) -> int:
             )
         print(f"prompts: {min(kept)} to {max(kept)} tokens, {len(lengths) - len(kept)} of {len(lengths)} dropped as too long")
     print("\n".join(arithmetic(resolve_if_possible(recipe), model.config if model else None)))
-    refused = refused_golds(task, reward, recipe.reward["kind"], problems, recipe.workers)
+    refused = refused_golds(task, reward, problems, recipe.workers)
     print(f"golds: {len(problems) - len(refused)} of {len(problems)} accepted by the recipe's own verifier")
     for line in refused[:10]:
         print(f"  {line}")
@@ -60,9 +60,9 @@ def resolve_if_possible(recipe: Recipe) -> Recipe:
         return recipe
 
 
-def refused_golds(task: Task, reward: Reward, kind: str, problems: list[Problem], workers: int) -> list[str]:
+def refused_golds(task: Task, reward: Reward, problems: list[Problem], workers: int) -> list[str]:
     """One line for every problem whose gold answer its own verifier does not accept."""
-    with RewardPool(reward, kind, workers) as pool:
+    with RewardPool(reward, workers) as pool:
         for index, problem in enumerate(problems):
             pool.submit(index, task.gold_response(problem), problem.gold)
         verdicts = pool.drain()

@@ -28,7 +28,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="longthink", description="Small language models learn to reason by RL with verifiable rewards."
     )
-    verbs = parser.add_subparsers(required=True, metavar="train|eval|check|report")
+    verbs = parser.add_subparsers(required=True, metavar="train|eval|check|report|verify")
     t = verbs.add_parser("train", help="run a recipe")
     t.add_argument("recipe", nargs="?", help="a TOML file; with --resume the run's own recipe is the default")
     t.add_argument("--out", type=Path, help="the run folder (default runs/<name>)")
@@ -61,6 +61,11 @@ def _parser() -> argparse.ArgumentParser:
     r = verbs.add_parser("report", help="write report.html for a run folder")
     r.add_argument("run", type=Path)
     r.set_defaults(command=_report)
+    v = verbs.add_parser("verify", help="grade rows of a file: a verdict for each, in order")
+    v.add_argument("--in", dest="source", type=Path, required=True, metavar="ROWS", help="jsonl of kind, response, gold, options")
+    v.add_argument("--out", type=Path, required=True, metavar="VERDICTS")
+    v.add_argument("--workers", type=int, default=0, help="processes that grade (default: one a core)")
+    v.set_defaults(command=_verify)
     return parser
 
 
@@ -123,6 +128,14 @@ def _report(args: argparse.Namespace) -> int:
     from longthink.report import write_report
 
     print(write_report(args.run))
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from longthink.grade import verify_file
+    from longthink.machine import usable_cores
+
+    print(verify_file(args.source, args.out, max(1, args.workers or usable_cores())))
     return 0
 
 

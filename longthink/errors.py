@@ -47,6 +47,10 @@ class RewardError(LongthinkError):
     """A verifier could not be started or broke its contract."""
 
 
+class SandboxError(RewardError):
+    """Programs cannot be run safely here, or the process that runs them is lost."""
+
+
 class EngineError(LongthinkError):
     """Generation could not go on."""
 

@@ -24,6 +24,11 @@ class Part(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    @property
+    def kind(self) -> str:
+        """The name a recipe calls this part by."""
+        return type(self).__module__.rsplit(".", 1)[1]
+
     @classmethod
     def kinds(cls) -> list[str]:
         """The kinds of this family of parts: the files beside the family's base.py."""

@@ -87,7 +87,7 @@ class Training:
         try:
             self.cluster = LocalCluster(recipe)
             self._stack.callback(self.cluster.close)
-            self.pool = self._stack.enter_context(RewardPool(self.reward, recipe.reward["kind"], recipe.workers))
+            self.pool = self._stack.enter_context(RewardPool(self.reward, recipe.workers))
             if not resume:
                 self.run = Run.create(folder, recipe, parent.lineage() if parent else {})
             self._restore(resume, parent)

@@ -33,23 +33,26 @@ COMMAND = [sys.executable, "-m", "longthink.rewards.worker"]
 MAX_JOBS = 8  # in flight per worker: hides the round trip, and a hanging job holds up no more than these
 MAX_BYTES, CHUNK_BYTES = 1 << 20, 1 << 16  # in flight per worker, unless a single job is larger; in one read or write
 START_S = 120.0  # a cold disk may take this long to load the libraries
+RETIRE_AFTER = 5_000  # jobs
 MAX_FRUITLESS = 3  # losses in a row per worker without a job to show for them
 # The stacks of a thread pool would fill the address space of a worker; sympy walks through sets, whose order hashes decide.
 WORKER_ENV = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
 
 
 class Job(NamedTuple):
-    """A line for a worker, and whose verdict it asks for."""
+    """A line for a worker, whose verdict it asks for, which reward it needs and how long that may take."""
 
     number: int
     key: Hashable
     line: bytes
+    reward: str
+    deadline_s: float
 
 
 class Worker:
     """One process and its pipes; `jobs` are those handed over and not yet answered."""
 
-    def __init__(self, table: dict[str, Any]) -> None:
+    def __init__(self, reward: str) -> None:
         path = os.pathsep.join(filter(None, (str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH"))))
         env = {**os.environ, **WORKER_ENV, "PYTHONPATH": path}
         self.stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the pipes)
@@ -59,23 +62,30 @@ class Worker:
         self.stdin, self.stdout = self.process.stdin.fileno(), self.process.stdout.fileno()
         os.set_blocking(self.stdin, False)
         os.set_blocking(self.stdout, False)
-        self.is_ready = False
+        self.prepared: set[str] = set()  # rewards it has loaded; the first is that of its start
+        self.done = 0
         self.jobs: deque[Job] = deque()
         self.unsent, self.received = bytearray(), bytearray()
         self.clock = time.monotonic()  # when it last got or gave something
         with contextlib.suppress(BrokenPipeError):
-            os.write(self.stdin, json.dumps({"reward": table}).encode("ascii") + b"\n")
+            os.write(self.stdin, reward.encode("ascii") + b"\n")
 
     def has_room(self, num_bytes: int) -> bool:
         """Whether it can take one more line of this length."""
         held = sum(len(job.line) for job in self.jobs)
-        return self.is_ready and (not self.jobs or (len(self.jobs) < MAX_JOBS and held + num_bytes <= MAX_BYTES))
+        if not self.is_ready or self.done + len(self.jobs) >= RETIRE_AFTER:
+            return False
+        return not self.jobs or (len(self.jobs) < MAX_JOBS and held + num_bytes <= MAX_BYTES)
 
-    def due(self, deadline_s: float) -> float:
-        """When its time is up; never while it owes nothing."""
-        if not self.is_ready:
+    @property
+    def is_ready(self) -> bool:
+        return bool(self.prepared)
+
+    def due(self) -> float:
+        """When its time is up; never while it owes nothing. Loading what a reward needs is not the job's time."""
+        if not self.is_ready or (self.jobs and self.jobs[0].reward not in self.prepared):
             return self.clock + START_S
-        return self.clock + deadline_s if self.jobs else math.inf
+        return self.clock + self.jobs[0].deadline_s if self.jobs else math.inf
 
     def unsent_of_first(self) -> int:
         """How many bytes of its first job it has not been sent."""
@@ -99,18 +109,17 @@ class Worker:
 
 
 class RewardPool:
-    """Grades in `workers` processes; at most `reward.deadline_s` seconds a job, counted while it is worked on.
+    """Grades in `workers` processes; at most the reward's `deadline_s` seconds a job, counted while it is worked on.
 
-    A verdict has no score where our part failed: `timeout` past the deadline, `crash` where the process was
-    lost (memory, signal, exit), `verifier_error` where the gold cannot be sent. `restarts` counts replaced
-    workers by the same statuses. Workers die with the thread that started them.
-    Raises: RewardError where workers cannot start.
+    `reward` is that of jobs which name none, and loaded before the first. A verdict has no score where our part
+    failed: `timeout` past the deadline, `crash` where the process was lost (memory, signal, exit), `verifier_error`
+    where the gold cannot be sent. `restarts` counts replaced workers by the same statuses. Workers die with the thread
+    that started them. Raises: RewardError where workers cannot start.
     """
 
-    def __init__(self, reward: Reward, kind: str, workers: int) -> None:
+    def __init__(self, reward: Reward, workers: int) -> None:
         self.restarts: Counter[str] = Counter()
-        self._deadline_s = reward.deadline_s
-        self._table = {"kind": kind, **reward.model_dump(mode="json")}
+        self._reward, self._tables = reward, {reward: table(reward)}
         self._selector = selectors.DefaultSelector()
         self._workers: list[Worker] = []
         self._queue: deque[Job] = deque()
@@ -125,26 +134,37 @@ class RewardPool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def submit(self, key: Hashable, response: str, gold: Any) -> None:
-        """Ask for a verdict; it does not wait. Raises: RewardError for a key that is in use until the next drain."""
+    def submit(self, key: Hashable, response: str, gold: Any, reward: Reward | None = None) -> None:
+        """Ask for a verdict; it does not wait. Raises: RewardError for a key that is in use until its verdict is taken."""
         if key in self._verdicts or not self._workers:
             raise RewardError(f"reward pool: job {key!r} was submitted " + ("twice" if self._workers else "after close()"))
+        reward = reward or self._reward
+        if (name := self._tables.get(reward)) is None:
+            name = self._tables[reward] = table(reward)
         self._num_jobs += 1
         try:
-            line = json.dumps({"job": self._num_jobs, "response": response, "gold": gold}).encode("ascii") + b"\n"
+            job = {"job": self._num_jobs, "reward": name, "response": response, "gold": gold}
+            line = json.dumps(job).encode("ascii") + b"\n"
         except (TypeError, ValueError, RecursionError) as error:
             self._verdicts[key] = Verdict(None, "verifier_error", detail={"why": f"the gold is not JSON: {error}"[:200]})
             return
         self._verdicts[key] = None
         self._num_open += 1
-        self._queue.append(Job(self._num_jobs, key, line))
+        self._queue.append(Job(self._num_jobs, key, line, name, reward.deadline_s))
         self._turn(0.0)
+
+    def take(self, key: Hashable) -> Verdict:
+        """Wait for one verdict and forget it."""
+        while self._verdicts[key] is None:
+            self._wait()
+        verdict = self._verdicts.pop(key)
+        assert verdict is not None
+        return verdict
 
     def drain(self) -> dict[Hashable, Verdict]:
         """Wait until all is decided; the verdicts since the last drain, in the order of submission."""
         while self._num_open:
-            due = min(worker.due(self._deadline_s) for worker in self._workers)
-            self._turn(min(max(0.0, due - time.monotonic()), START_S))
+            self._wait()
         decided, self._verdicts = self._verdicts, {}
         return {key: verdict for key, verdict in decided.items() if verdict is not None}
 
@@ -157,6 +177,10 @@ class RewardPool:
         self._num_open = 0
         self._selector.close()
 
+    def _wait(self) -> None:
+        due = min(worker.due() for worker in self._workers)
+        self._turn(min(max(0.0, due - time.monotonic()), START_S))
+
     def _turn(self, timeout_s: float) -> None:
         """Hand over, wait for a pipe, move bytes, and only then look at the clocks."""
         self._hand_over()
@@ -166,7 +190,7 @@ class RewardPool:
                 (self._write if mask & selectors.EVENT_WRITE else self._read)(worker)
         now = time.monotonic()
         for worker in list(self._workers):
-            if now > worker.due(self._deadline_s):
+            if now > worker.due():
                 self._lose(worker, "timeout")
         self._hand_over()
 
@@ -211,40 +235,58 @@ class RewardPool:
         worker.received = rest
         for line in lines:
             message = json.loads(line)
-            if "ready" in message:
-                worker.is_ready = True
+            if "prepared" in message:
+                worker.prepared.add(message["prepared"])
                 continue
             job = worker.jobs.popleft()
+            worker.done += 1
             assert job.number == message.pop("job"), "a reward worker answered out of order"
             self._fruitless = 0
             self._decide(job, Verdict(**message))
+        if worker.done >= RETIRE_AFTER and not worker.jobs and worker in self._workers:
+            self._replace(worker)
 
     def _decide(self, job: Job, verdict: Verdict) -> None:
         self._verdicts[job.key] = verdict
         self._num_open -= 1
 
     def _start(self) -> None:
-        worker = Worker(self._table)
+        worker = Worker(self._tables[self._reward])
         self._workers.append(worker)
         self._selector.register(worker.stdout, selectors.EVENT_READ, worker)
 
     def _lose(self, worker: Worker, status: Literal["timeout", "crash"]) -> None:
         """Replace a worker; the job it was at has no score, those behind it go to the front of the queue."""
-        worker.kill()
-        self._workers.remove(worker)
-        for pipe in (worker.stdin, worker.stdout):
-            with contextlib.suppress(KeyError):
-                self._selector.unregister(pipe)
-        why = f"no answer in {self._deadline_s} s" if status == "timeout" and worker.is_ready else worker.last_words()
+        self._remove(worker)
+        first = worker.jobs[0].deadline_s if worker.jobs else 0.0
+        why = f"no answer in {first} s" if status == "timeout" and worker.is_ready else worker.last_words()
         worker.close()
         if not worker.is_ready:
-            raise RewardError(f"reward {self._table['kind']!r}: a worker did not start ({why})")
+            raise RewardError(f"reward {self._tables[self._reward]}: a worker did not start ({why})")
         if worker.jobs and worker.unsent_of_first() < len(worker.jobs[0].line):
             self._decide(worker.jobs.popleft(), Verdict(None, status, detail={"why": why}))
         else:
             self._fruitless += 1
         if self._fruitless > MAX_FRUITLESS * (len(self._workers) + 1):
-            raise RewardError(f"reward {self._table['kind']!r}: workers die before they take a job ({why})")
+            raise RewardError(f"reward {self._tables[self._reward]}: workers die before they take a job ({why})")
         self._queue.extendleft(reversed(worker.jobs))
         self.restarts[status] += 1
         self._start()
+
+    def _replace(self, worker: Worker) -> None:
+        """A fresh process for one that has done its share: what libraries keep in memory goes with the old one."""
+        self._remove(worker)
+        worker.close()
+        self._start()
+
+    def _remove(self, worker: Worker) -> None:
+        worker.kill()
+        self._workers.remove(worker)
+        for pipe in (worker.stdin, worker.stdout):
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(pipe)
+
+
+def table(reward: Reward) -> str:
+    """What a worker builds the reward from."""
+    return json.dumps({"kind": reward.kind, **reward.model_dump(mode="json")})

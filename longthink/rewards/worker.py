@@ -1,8 +1,9 @@
 """A process that grades: `python -m longthink.rewards.worker`, started and killed by `longthink.rewards.pool`.
 
-First line on stdin: {"reward": {"kind": …, …}}, answered by {"ready": true}. Every further line is a job
-{"job": n, "response": …, "gold": …}, answered in order by a line with the same number and the verdict. Lines
-are ASCII with JSON escapes, so that NUL bytes and lone surrogates pass unharmed.
+First line on stdin: the table of a reward, {"kind": …, …}, loaded before the first job. Every further line is a job
+{"job": n, "reward": table as text, "response": …, "gold": …}, answered in order by a line with the same number and
+the verdict. Whenever a reward has been loaded, {"prepared": its table} goes out first. Lines are ASCII with JSON
+escapes, so that NUL bytes and lone surrogates pass unharmed.
 """
 
 import ctypes
@@ -12,6 +13,7 @@ import resource
 import signal
 from typing import Any
 
+from longthink.errors import LongthinkError
 from longthink.part import load_part
 from longthink.rewards.base import Reward
 from longthink.types import Verdict
@@ -34,12 +36,23 @@ def main() -> None:
     def answer(message: dict[str, Any]) -> None:
         verdicts.write(json.dumps(message, default=repr).encode("ascii") + b"\n")
 
-    reward = load_part(Reward, json.loads(jobs.readline())["reward"])
-    reward.prepare()
-    answer({"ready": True})
+    rewards: dict[str, Reward] = {}
+
+    def prepared(name: str) -> Reward:
+        if name not in rewards:
+            reward = load_part(Reward, json.loads(name))
+            reward.prepare()
+            rewards[name] = reward
+            answer({"prepared": name})
+        return rewards[name]
+
+    prepared(jobs.readline().decode("ascii").rstrip("\n"))
     for line in jobs:
         job = json.loads(line)
-        verdict = judge(reward, job["response"], job["gold"])
+        try:
+            verdict = judge(prepared(job["reward"]), job["response"], job["gold"])
+        except LongthinkError as error:
+            verdict = Verdict(None, "verifier_error", detail={"why": str(error)[:200]})
         extracted = None if verdict.extracted is None else verdict.extracted[:MAX_EXTRACTED]
         head = {"job": job["job"], "score": verdict.score, "status": verdict.status}
         answer({**head, "extracted": extracted, "detail": dict(verdict.detail)})

@@ -310,7 +310,7 @@ def golds() -> list[Any]:
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs the evaluation files")
 def test_every_gold_is_its_own_right_answer() -> None:
-    with RewardPool(Math(), "math", 1) as pool:
+    with RewardPool(Math(), 1) as pool:
         for index, gold in enumerate(golds()):
             for way, text in enumerate(map(str, gold if isinstance(gold, list) else [gold])):
                 for form, answer in enumerate((text, text.strip().replace("\\frac", "\\dfrac") + ".")):

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from longthink.errors import RewardError
+from longthink.rewards import pool as module
 from longthink.rewards.base import Reward
 from longthink.rewards.countdown import Countdown
 from longthink.rewards.math import Math
@@ -31,7 +32,7 @@ RIGHT, WRONG = "</think> (3+7)*12", "</think> 3+7+12"
 @pytest.fixture
 def pool() -> Iterator[RewardPool]:
     """One worker, ready and idle."""
-    with RewardPool(Countdown(), "countdown", 1) as pool:
+    with RewardPool(Countdown(), 1) as pool:
         pool.submit("warm", RIGHT, GOLD)
         assert pool.drain()["warm"].score == 1.0
         yield pool
@@ -54,7 +55,7 @@ def wait_for_end(pid: int) -> None:
 
 def test_verdicts_come_by_key_in_the_order_of_submission() -> None:
     keys = [(group, sample) for group in range(40) for sample in range(8)]
-    with RewardPool(Countdown(), "countdown", 3) as pool:
+    with RewardPool(Countdown(), 3) as pool:
         for group, sample in keys:
             pool.submit((group, sample), RIGHT if sample < group % 9 else WRONG, GOLD)
         verdicts = pool.drain()
@@ -71,13 +72,13 @@ def test_a_verdict_crosses_the_pipe_unchanged(pool: RewardPool) -> None:
 
 
 def test_fields_of_the_reward_reach_the_worker() -> None:
-    with RewardPool(Countdown(think="optional"), "countdown", 1) as pool:
+    with RewardPool(Countdown(think="optional"), 1) as pool:
         pool.submit("a", "(3+7)*12", GOLD)
         assert pool.drain()["a"].score == 1.0
 
 
 def test_a_hanging_job_is_killed_and_its_neighbours_are_graded() -> None:
-    with RewardPool(Math(deadline_s=2.0), "math", 1) as pool:
+    with RewardPool(Math(deadline_s=2.0), 1) as pool:
         for index in range(2 * MAX_JOBS):
             answer = r"\binom{99999999}{49999999}" if index == 3 else str(index)
             pool.submit(index, rf"</think> \boxed{{{answer}}}", index)
@@ -88,7 +89,7 @@ def test_a_hanging_job_is_killed_and_its_neighbours_are_graded() -> None:
 
 
 def test_a_stopped_worker_is_replaced_at_the_deadline() -> None:
-    with RewardPool(Countdown(deadline_s=1.0), "countdown", 1) as pool:
+    with RewardPool(Countdown(deadline_s=1.0), 1) as pool:
         pool.submit("warm", RIGHT, GOLD)
         pool.drain()
         os.kill(pids(pool)[0], signal.SIGSTOP)
@@ -162,14 +163,40 @@ def test_a_key_in_use_is_refused(pool: RewardPool) -> None:
     assert pool.drain()["a"].score == 0.0
 
 
-def test_a_worker_that_cannot_start_raises_with_its_last_words() -> None:
-    with RewardPool(Countdown(), "nonsense", 2) as pool, pytest.raises(RewardError, match=r"(?s)did not start.*'nonsense'"):
+def test_a_worker_that_cannot_start_raises_with_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "table", lambda reward: '{"kind": "nonsense"}')
+    with RewardPool(Countdown(), 2) as pool, pytest.raises(RewardError, match=r"(?s)did not start.*'nonsense'"):
         pool.submit("a", RIGHT, GOLD)
         pool.drain()
 
 
+def test_one_pool_grades_for_many_rewards(pool: RewardPool) -> None:
+    pool.submit("math", r"</think> \boxed{0.5}", r"\frac{1}{2}", Math())
+    pool.submit("lenient", "(3+7)*12", GOLD, Countdown(think="optional"))
+    pool.submit("strict", "(3+7)*12", GOLD)
+    assert [v.score for v in pool.drain().values()] == [1.0, 1.0, 0.0]
+
+
+def test_verdicts_can_be_taken_one_by_one(pool: RewardPool) -> None:
+    for key in range(20):
+        pool.submit(key, RIGHT if key % 2 else WRONG, GOLD)
+    assert [pool.take(key).score for key in reversed(range(20))] == [1.0, 0.0] * 10
+    assert pool.drain() == {}
+
+
+def test_a_worker_that_has_done_its_share_is_replaced_and_no_job_is_lost(
+    pool: RewardPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RETIRE_AFTER", 10)
+    before = pids(pool)
+    for key in range(35):
+        pool.submit(key, RIGHT, GOLD)
+    assert [v.score for v in pool.drain().values()] == [1.0] * 35
+    assert pids(pool) != before and not pool.restarts
+
+
 def test_close_leaves_no_process() -> None:
-    with RewardPool(Countdown(), "countdown", 2) as pool:
+    with RewardPool(Countdown(), 2) as pool:
         pool.submit("a", RIGHT, GOLD)
         before = pids(pool)
     pool.close()
@@ -185,7 +212,7 @@ def test_workers_die_with_their_parent() -> None:
 import sys
 from longthink.rewards.countdown import Countdown
 from longthink.rewards.pool import RewardPool
-pool = RewardPool(Countdown(), "countdown", 2)
+pool = RewardPool(Countdown(), 2)
 pool.submit("a", "</think> 1", {"numbers": [1], "target": 1})
 pool.drain()
 print(*[worker.process.pid for worker in pool._workers], flush=True)

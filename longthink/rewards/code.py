@@ -1,0 +1,197 @@
+"""Programs: the last fenced block after the thinking, run against the gold's tests in a sandbox."""
+
+import ast
+import json
+import math
+import re
+import time
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple, Self
+
+from pydantic import Field, model_validator
+
+from longthink.errors import SandboxError
+from longthink.rewards.base import Reward, answer_region
+from longthink.sandbox.client import Outcome, Sandbox
+from longthink.types import Verdict
+
+__all__ = ["Code"]
+
+FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+#.-]*)[^\n`]*\n(.*?)^[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE)
+MAX_PROGRAM = 200_000  # characters
+
+
+class Tests(NamedTuple):
+    """What a gold asks: pairs of input and output, or the source of assertions and how many they are."""
+
+    pairs: tuple[tuple[str, str], ...] = ()
+    source: str = ""
+    asserts: int = 0
+
+
+class Code(Reward):
+    """The share of the gold's tests a program passes, or 1 for all of them and 0 otherwise.
+
+    Gold: `{"inputs": […], "outputs": […]}` or `[{"input": …, "output": …}, …]` for a script's stdin and stdout,
+    `{"functional": "def check(candidate): …"}`, `{"asserts": ["assert …", …]}`, or
+    `{"entry_point": "f", "args": [[…], …], "expected": […]}`. Output is compared line by line without blanks at line
+    ends; with `tolerance` word by word, numbers within that relative error. The tests share `seconds`, measured from
+    outside; past them the score is that of the tests passed so far, or 0. Nothing a test expects is in the reach of the
+    program. Source: DeepScaleR's and NVIDIA's (section 2) code rewards; NVIDIA's recipes score 0 past the deadline.
+    """
+
+    think: Literal["required", "optional"] = "required"
+    credit: Literal["fraction", "all"] = "fraction"
+    on_timeout: Literal["partial", "zero"] = "partial"
+    seconds: float = Field(5.0, gt=0)
+    max_tests: int = Field(0, ge=0, description="0: all")
+    tolerance: float = Field(0.0, ge=0)
+    memory_mb: int = Field(1024, ge=128)
+    sandbox: Literal["namespaces", "landlock", "seccomp", "none"] = "landlock"
+
+    deadline_s: float = Field(60.0, description="for the day the sandbox does not keep its own time; above `seconds`")
+
+    @model_validator(mode="after")
+    def _order(self) -> Self:
+        if self.deadline_s < self.seconds + 10.0:
+            raise ValueError(f"deadline_s is {self.deadline_s}, expected at least seconds + 10 = {self.seconds + 10.0}")
+        return self
+
+    def prepare(self) -> None:
+        """Start the sandbox now. Raises: SandboxError where it cannot isolate as far as asked."""
+        assert _sandbox(self.memory_mb, self.sandbox).level
+
+    def grade(self, response: str, gold: Any) -> Verdict:
+        try:
+            tests = read_gold(gold, self.max_tests)
+        except (ValueError, TypeError, KeyError, SyntaxError, RecursionError) as error:
+            return Verdict(None, "verifier_error", detail={"why": f"the gold holds no tests: {error}"[:200]})
+        region = answer_region(response, self.think)
+        program = last_program(region) if region is not None else None
+        if program is None:
+            return Verdict(0.0, "no_answer")
+        if len(program) > MAX_PROGRAM:
+            return Verdict(0.0, "limit", program[:200], {"why": f"longer than {MAX_PROGRAM} characters"})
+        try:
+            passed, total, last = self.run(program, tests)
+        except SandboxError as error:
+            return Verdict(None, "crash", program, {"why": str(error)[:200]})
+        score = passed / total if self.credit == "fraction" or passed == total else 0.0
+        if last.status == "timeout" and self.on_timeout == "zero":
+            score = 0.0
+        status = {"timeout": "timeout", "limit": "limit", "crash": "crash"}.get(last.status, "ok")
+        why = {"why": last.error} if last.error and passed < total else {}
+        return Verdict(score, status, program, {"passed": passed, "tests": total, **why})  # type: ignore[arg-type]
+
+    def run(self, program: str, tests: Tests) -> tuple[int, int, Outcome]:
+        """Tests passed, tests there are, and how the last run ended that did not end well (or the last)."""
+        sandbox = _sandbox(self.memory_mb, self.sandbox)
+        if tests.source:
+            outcome = sandbox.test(program, tests.source, deadline_s=self.seconds)
+            marks = outcome.stdout.decode(errors="replace")
+            done, passed = marks.endswith("$"), marks.count(".")
+            return passed, max(tests.asserts, len(marks) - done, passed + (not done)), outcome
+        passed, worst, ends = 0, Outcome("ok", b"", ""), time.monotonic() + self.seconds
+        for given, expected in tests.pairs:
+            left, most = ends - time.monotonic(), 4 * len(expected) + (1 << 20)
+            outcome = sandbox.run(program, given, deadline_s=max(left, 0.0), max_output=most)
+            passed += outcome.status == "ok" and same_output(expected, outcome.stdout, self.tolerance)
+            worst = outcome if outcome.status != "ok" else worst
+            if outcome.status == "timeout":
+                break
+        return passed, len(tests.pairs), worst
+
+
+@lru_cache(2)
+def _sandbox(memory_mb: int, lowest: str) -> Sandbox:
+    """One sandbox a process and setting."""
+    return Sandbox(memory=memory_mb << 20, lowest=lowest)
+
+
+def last_program(text: str) -> str | None:
+    r"""The last fenced block that is Python or says nothing of its language.
+
+    >>> last_program("```python\nx = 1\n```\nor\n```\ny = 2\n```\n```text\nno\n```")
+    'y = 2\n'
+    """
+    blocks = [body for language, body in FENCE.findall(text) if language.lower() in ("", "python", "python3", "py")]
+    return blocks[-1] if blocks else None
+
+
+def same_output(expected: str, found: bytes, tolerance: float) -> bool:
+    """Equal line by line without blanks at line ends and empty lines at the end; or word by word with a tolerance."""
+    text = found.decode("utf-8", errors="replace")
+    if [line.rstrip() for line in expected.rstrip().splitlines()] == [line.rstrip() for line in text.rstrip().splitlines()]:
+        return True
+    words, theirs = expected.split(), text.split()
+    return bool(tolerance) and len(words) == len(theirs) and all(map(lambda a, b: near(a, b, tolerance), words, theirs))
+
+
+def near(a: str, b: str, tolerance: float) -> bool:
+    if a == b:
+        return True
+    try:
+        return math.isclose(float(a), float(b), rel_tol=tolerance, abs_tol=tolerance)
+    except ValueError:
+        return False
+
+
+# -- golds ------------------------------------------------------------------------------------------------------------
+
+
+def read_gold(gold: Any, max_tests: int) -> Tests:
+    """The tests of a gold of any of the shapes. Raises: ValueError, TypeError, KeyError, SyntaxError for anything else."""
+    if isinstance(gold, str):
+        gold = json.loads(gold)
+    most = max_tests or None
+    if isinstance(gold, list):
+        return pairs([case["input"] for case in gold[:most]], [case["output"] for case in gold[:most]])
+    if not isinstance(gold, dict):
+        raise TypeError(f"expected an object or a list of cases, got {type(gold).__name__}")
+    if "functional" in gold:
+        return functional(str(gold["functional"]), gold.get("entry_point"))
+    if "asserts" in gold:
+        setup = [*gold.get("imports", []), *([gold["setup"]] if gold.get("setup") else [])]
+        return assertions("\n".join([*setup, *gold["asserts"][:most]]))
+    name = gold.get("entry_point") or gold.get("fn_name")
+    args = gold["args"] if "args" in gold else gold["inputs"]
+    expected = gold["expected"] if "expected" in gold else gold["outputs"]
+    return calls(str(name), args[:most], expected[:most]) if name else pairs(args[:most], expected[:most])
+
+
+def pairs(inputs: list[Any], outputs: list[Any]) -> Tests:
+    texts = [["\n".join(map(str, x)) if isinstance(x, list) else str(x) for x in side] for side in (inputs, outputs)]
+    if not texts[0]:
+        raise ValueError("no cases")
+    return Tests(pairs=tuple(zip(*texts, strict=True)))
+
+
+def functional(source: str, entry_point: str | None) -> Tests:
+    tree = ast.parse(source)
+    called = any(isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) for node in tree.body)
+    if not called:
+        if not entry_point:
+            raise ValueError("`check` is defined and not called, and there is no entry_point")
+        source += f"\ncheck({entry_point})\n"
+    return assertions(source)
+
+
+def assertions(source: str) -> Tests:
+    count = sum(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(source)))
+    if not count:
+        raise ValueError("no assertion")
+    return Tests(source=source, asserts=count)
+
+
+def calls(name: str, args: list[Any], expected: list[Any]) -> Tests:
+    """Assertions about a function, or a method of the class Solution, in JSON terms: a tuple is a list."""
+    if not re.fullmatch(r"[A-Za-z_][\w.]*", name):
+        raise ValueError(f"{name!r} is no name of a function")
+    lines = ["import json", "try:", f"    candidate = {name}", "except NameError:", f"    candidate = Solution().{name}"]
+    for given, value in zip(args, expected, strict=True):
+        star = "**" if isinstance(given, dict) else "*"
+        one, other = (repr(json.dumps(x)) for x in (given, value))
+        lines.append(f"assert same_json(candidate({star}json.loads({one})), json.loads({other}))")
+    if not args:
+        raise ValueError("no cases")
+    return assertions("\n".join(lines))

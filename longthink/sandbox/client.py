@@ -1,0 +1,270 @@
+"""Run untrusted programs, from a process that may be trusted with what they should answer."""
+
+import contextlib
+import json
+import os
+import resource
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+from longthink.errors import SandboxError
+
+__all__ = ["Outcome", "Sandbox"]
+
+ROOT = str(Path(__file__).resolve().parents[2])
+BOOT = f"import sys; sys.path.insert(0, {ROOT!r}); from longthink.sandbox import zygote; zygote.main()"
+ENVIRONMENT = {"PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "LC_ALL": "C.UTF-8"}
+START_S, KILL_S = 60.0, 5.0  # until a zygote is ready; until a killed child must be gone
+STACK_BYTES = 256 << 20  # deep recursion is the programs' daily bread
+MAX_ERROR = 1 << 16
+Status = Literal["ok", "error", "timeout", "limit", "crash"]
+
+
+class Outcome(NamedTuple):
+    """How a run ended. `error` (an exception), `timeout`, `limit` and `crash` (a signal) are the program's own doing."""
+
+    status: Status
+    stdout: bytes
+    error: str
+
+
+class _Output:
+    """What a child writes to one pipe, up to a limit; `over` when it wrote more."""
+
+    def __init__(self, most: int) -> None:
+        self.reading, self.writing = os.pipe()
+        self.data, self.most, self.over = bytearray(), most, False
+
+    def read(self) -> bool:
+        """Take what is there; False at the end."""
+        part = os.read(self.reading, 1 << 16)
+        self.over |= len(self.data) + len(part) > self.most
+        self.data += part[: self.most - len(self.data)]
+        return bool(part)
+
+
+class Sandbox:
+    """One zygote and the programs it forks, one job at a time; started at first need, again when it is lost.
+
+    Every child has no network, starts no process, reads Python's library and nothing else, and writes to a bounded
+    folder in memory or nowhere, as far as `level` says. It cannot be asked to keep its own result honest: print it.
+    Raises: SandboxError where this machine cannot confine at least to `lowest`, or a zygote does not start.
+    """
+
+    def __init__(
+        self, *, memory: int = 1 << 30, seconds: int = 60, lowest: str = "landlock", modules: tuple[str, ...] = ()
+    ) -> None:
+        self.memory, self.seconds, self.lowest, self.modules = memory, seconds, lowest, modules
+        self.facts: dict[str, Any] = {}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._number = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the zygote and every child with it."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+            self._control.close()
+
+    @property
+    def level(self) -> str:
+        """The isolation reached here: none, seccomp, landlock or namespaces."""
+        self._start()
+        return str(self.facts["ready"])
+
+    def _start(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            return
+        self.close()
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-c", BOOT, str(self.memory), str(self.seconds), *self.modules],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=ENVIRONMENT,
+                preexec_fn=_raise_stack,  # the parent is a process of one thread
+            )
+        message = self._message(time.monotonic() + START_S)
+        if message is None or "ready" not in message:
+            self.close()
+            raise SandboxError("the sandbox did not start; `longthink doctor` shows what this machine allows")
+        self.facts = message
+        order = ("none", "seccomp", "landlock", "namespaces")
+        if order.index(self.facts["ready"]) < order.index(self.lowest):
+            self.close()
+            raise SandboxError(
+                f"this machine isolates programs to level {self.facts['ready']!r} only, {self.lowest!r} is asked for "
+                f"({json.dumps(self.facts['failures'])}); set reward.sandbox to a lower level if you trust what will run"
+            )
+
+    def _message(self, deadline: float) -> dict[str, Any] | None:
+        """The zygote's next message; None when it does not come in time or the zygote is gone."""
+        self._control.settimeout(max(0.001, deadline - time.monotonic()))
+        try:
+            packet = self._control.recv(4096)
+        except OSError:
+            return None
+        return dict(json.loads(packet)) if packet else None
+
+    # -- jobs -------------------------------------------------------------------------------------------------------
+
+    def run(self, source: str, stdin: str, *, deadline_s: float, max_output: int = 8 << 20) -> Outcome:
+        """Run a program as a script with this input."""
+        with _Descriptors() as opened:
+            out, err = opened.output(max_output), opened.output(MAX_ERROR)
+            child = self._fork("program", [opened.text(stdin), out.writing, err.writing, opened.payload(source)])
+            opened.close_writing()
+            ends, late = self._follow([child], child, [out, err], deadline_s)
+        return Outcome(_status(ends[child], late, out.over, err), bytes(out.data), _last_line(err))
+
+    def test(self, source: str, tests: str, *, deadline_s: float) -> Outcome:
+        """Run tests in one child against a program in another; stdout is a `.` or `F` for each assertion, `$` when all ran."""
+        with _Descriptors() as opened:
+            marks, err, wrong = opened.output(1 << 20), opened.output(MAX_ERROR), opened.output(MAX_ERROR)
+            nothing, (here, there) = opened.text(""), opened.pair()
+            program = self._fork("serve", [nothing, opened.null(), err.writing, opened.payload(source), here])
+            tester = self._fork("test", [nothing, marks.writing, wrong.writing, opened.payload(tests), there])
+            opened.close_writing()
+            ends, late = self._follow([program, tester], tester, [marks, err, wrong], deadline_s)
+        status = "ok" if ends[program] is None and not late else _status(ends[program], late, marks.over, err)
+        return Outcome(status, bytes(marks.data), _last_line(err) or _last_line(wrong))
+
+    def _fork(self, mode: str, descriptors: list[int]) -> int:
+        self._start()
+        self._number += 1
+        try:
+            socket.send_fds(self._control, [json.dumps({"run": self._number, "mode": mode}).encode()], descriptors)
+        except OSError as error:
+            self.close()
+            raise SandboxError(f"the sandbox was lost: {error}") from error
+        return self._number
+
+    def _follow(
+        self, children: list[int], last: int, outputs: list[_Output], deadline_s: float
+    ) -> tuple[dict[int, int | None], bool]:
+        """Read outputs until child `last` has ended, then end the others; their exit statuses, None for those we ended.
+
+        The second value says that time was up or a limit on output was passed, and `last` was killed for it.
+        """
+        ends: dict[int, int | None] = {}
+        ours: set[int] = set()
+        deadline, late = time.monotonic() + deadline_s, False
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._control, selectors.EVENT_READ)
+            for output in outputs:
+                selector.register(output.reading, selectors.EVENT_READ, output)
+            while len(ends) < len(children):
+                now = time.monotonic()
+                if not ours and (now > deadline or last in ends or any(o.over for o in outputs)):
+                    late, deadline = now > deadline and last not in ends, now + KILL_S
+                    ours = set(children) - set(ends)
+                    for child in ours:
+                        self._control.send(json.dumps({"kill": child}).encode())
+                elif ours and now > deadline:
+                    self.close()
+                    raise SandboxError("a killed program did not end")
+                for event, _ in selector.select(max(0.0, deadline - now)):
+                    if event.data is not None:
+                        if not event.data.read():
+                            selector.unregister(event.fd)
+                        continue
+                    message = self._message(time.monotonic() + 1.0)
+                    if message is None:
+                        self.close()
+                        raise SandboxError("the sandbox was lost while a program ran")
+                    number, status = message["end"], message["status"]
+                    ends[number] = None if number in ours and status == -signal.SIGKILL else status
+            for output in outputs:  # what was written before the end
+                while output.reading in selector.get_map() and not output.over and output.read():
+                    pass
+        return ends, late
+
+
+class _Descriptors:
+    """The descriptors of one job, closed together."""
+
+    def __init__(self) -> None:
+        self.opened: list[int] = []
+        self.outputs: list[_Output] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close_writing()
+        for output in self.outputs:
+            os.close(output.reading)
+
+    def keep(self, descriptor: int) -> int:
+        self.opened.append(descriptor)
+        return descriptor
+
+    def output(self, most: int) -> _Output:
+        output = _Output(most)
+        self.outputs.append(output)
+        self.keep(output.writing)
+        return output
+
+    def text(self, text: str) -> int:
+        """A file in memory with this content, read from its beginning."""
+        descriptor = self.keep(os.memfd_create("text"))
+        data = memoryview(text.encode("utf-8", errors="replace"))
+        while data:
+            data = data[os.write(descriptor, data) :]
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        return descriptor
+
+    def payload(self, source: str) -> int:
+        return self.text(json.dumps({"source": source}))
+
+    def null(self) -> int:
+        return self.keep(os.open(os.devnull, os.O_RDWR))
+
+    def pair(self) -> tuple[int, int]:
+        here, there = socket.socketpair()
+        return self.keep(here.detach()), self.keep(there.detach())
+
+    def close_writing(self) -> None:
+        """Close what the children now hold, so that the pipes end with them."""
+        for descriptor in self.opened:
+            os.close(descriptor)
+        self.opened.clear()
+
+
+def _raise_stack() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_STACK)
+    most = STACK_BYTES if hard == resource.RLIM_INFINITY else min(STACK_BYTES, hard)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_STACK, (most, hard))
+
+
+def _status(end: int | None, late: bool, over: bool, err: _Output) -> Status:
+    if over or err.over:
+        return "limit"
+    if late or end == -signal.SIGXCPU:
+        return "timeout"
+    if end == 0:
+        return "ok"
+    if end == -signal.SIGXFSZ or _last_line(err).startswith("MemoryError"):
+        return "limit"
+    return "crash" if end is not None and end < 0 else "error"
+
+
+def _last_line(err: _Output) -> str:
+    lines = err.data.decode(errors="replace").strip().splitlines()
+    return lines[-1][:300] if lines else ""

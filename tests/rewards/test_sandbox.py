@@ -1,0 +1,264 @@
+"""Hostile programs: contained, the host unharmed, the right outcome, and the next program unaffected."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from longthink.errors import SandboxError
+from longthink.sandbox.client import Sandbox
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is Linux's")
+
+
+@pytest.fixture(scope="module")
+def sandbox():
+    with Sandbox(lowest="none", memory=512 << 20) as made:
+        if made.level == "none":
+            pytest.skip(f"this machine isolates nothing: {made.facts['failures']}")
+        yield made
+
+
+def run(sandbox, source, stdin="", deadline_s=5.0, **options):
+    return sandbox.run(textwrap.dedent(source), stdin, deadline_s=deadline_s, **options)
+
+
+def healthy(sandbox):
+    """The next program runs as if nothing had been."""
+    return run(sandbox, "print(int(input()) + 1)", "41").stdout == b"42\n"
+
+
+def test_a_program_reads_and_prints(sandbox):
+    assert run(sandbox, "import sys\nfor line in sys.stdin: print(line.strip()[::-1])", "ab\ncd\n") == ("ok", b"ba\ndc\n", "")
+
+
+def test_an_exit_status_and_an_exception_are_told(sandbox):
+    assert run(sandbox, "print(1)\nexit()").status == "ok"
+    assert run(sandbox, "exit(3)").status == "error"
+    outcome = run(sandbox, "print('x')\n1 / 0")
+    assert outcome == ("error", b"x\n", "ZeroDivisionError: division by zero")
+    assert run(sandbox, "def (:").error == "SyntaxError: invalid syntax"
+
+
+LOOPS = {
+    "a loop": "while True: pass",
+    "a sleep": "import time; time.sleep(1000)",
+    "a power": "print(9 ** 9 ** 9)",
+    "deaf to signals": """
+        import signal
+        for n in range(1, 65):
+            try: signal.signal(n, signal.SIG_IGN)
+            except (OSError, ValueError): pass
+        signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))
+        while True: pass
+    """,
+    "a thread that stays": "import threading, time; threading.Thread(target=time.sleep, args=(1000,)).start()\ntime.sleep(1000)",
+    "a regular expression": "import re; re.match('(a+)+b', 'a' * 50)",
+    "except everything": "while True:\n    try:\n        while True: pass\n    except BaseException: pass",
+}
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_what_does_not_end_is_ended(sandbox, name):
+    assert run(sandbox, LOOPS[name], deadline_s=0.3).status == "timeout"
+    assert healthy(sandbox)
+
+
+BOMBS = {
+    "memory": "x = bytearray(2 << 30)",
+    "memory, slowly": "x = []\nwhile True: x.append(bytearray(1 << 20))",
+    "digits": "x = 1 << (1 << 34)",
+    "address space": "import mmap\nx = [mmap.mmap(-1, 1 << 28) for _ in range(100)]",
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_memory_is_bounded(sandbox, name):
+    outcome = run(sandbox, BOMBS[name], deadline_s=60.0)
+    assert outcome.status in ("limit", "error") and "rror" in outcome.error
+    assert healthy(sandbox)
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_flood_of_output_is_cut(sandbox, stream):
+    outcome = run(sandbox, f"import sys\nwhile True: sys.{stream}.write('x' * 65536)", max_output=100_000)
+    assert outcome.status == "limit" and len(outcome.stdout) <= 100_000
+    assert healthy(sandbox)
+
+
+REFUSED = {
+    "fork": "import os; os.fork()",
+    "vfork and exec": "import subprocess; subprocess.run(['/bin/true'])",
+    "a shell": "import os; assert os.system('true') == 0",
+    "exec": "import os, sys; os.execv(sys.executable, ['python', '-c', 'print(1)'])",
+    "a pool": "import multiprocessing; multiprocessing.Process(target=print).start()",
+    "a daemon": "import os\nif os.fork() == 0:\n    os.setsid()\n    os.fork()",
+    "a session": "import os; os.setsid()",
+    "a socket": "import socket; socket.socket()",
+    "a socket pair": "import socket; socket.socketpair()",
+    "loopback": "import urllib.request; urllib.request.urlopen('http://127.0.0.1:1')",
+    "killing the parent": "import os; os.kill(os.getppid(), 9)",
+    "killing all": "import os; os.kill(-1, 9)",
+    "killing the group": "import os; os.killpg(1, 9)",
+    "tracing": "import ctypes; l = ctypes.CDLL(None, use_errno=True)\nassert l.ptrace(16, 1, 0, 0) == 0, ctypes.get_errno()",
+    "mounting": "import ctypes; assert ctypes.CDLL(None).mount(b'x', b'/mnt', b'tmpfs', 0, 0) == 0",
+    "namespaces": "import ctypes; assert ctypes.CDLL(None).unshare(0x10000000) == 0",
+    "root": "import os; os.setuid(0); os.seteuid(0); assert os.listdir('/root') is None",
+    "memory files": "import os; os.memfd_create('x')",
+    "priority": "import os; os.nice(-5)",
+    "another's limits": "import resource, os; resource.prlimit(os.getppid(), resource.RLIMIT_CPU, (1, 1))",
+    "more memory": "import resource; resource.setrlimit(resource.RLIMIT_AS, (-1, -1))",
+    "io_uring": "import ctypes; assert ctypes.CDLL(None).syscall(425, 8, b'0' * 120) >= 0",
+    "keys": "import ctypes; assert ctypes.CDLL(None).syscall(250, 0, 0, 0) >= 0",
+    "bpf": "import ctypes; assert ctypes.CDLL(None).syscall(321, 0, b'0' * 120, 120) >= 0",
+    "another's memory": "import ctypes, os; assert ctypes.CDLL(None).syscall(310, os.getppid(), 0, 0, 0, 0, 0) == 0",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_the_kernel_refuses(sandbox, name):
+    outcome = run(sandbox, REFUSED[name] + "\nprint('escaped')")
+    assert b"escaped" not in outcome.stdout and outcome.status in ("error", "crash")
+    assert healthy(sandbox)
+
+
+def test_fork_bombs_leave_nothing(sandbox):
+    before = processes()
+    run(sandbox, "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass", deadline_s=0.3)
+    assert processes() <= before and healthy(sandbox)
+
+
+def processes():
+    return {p.name for p in Path("/proc").iterdir() if p.name.isdigit()}
+
+
+FILES = {
+    "shadow": "print(open('/etc/passwd').read())",
+    "environment": "print(open('/proc/self/environ').read())",
+    "the parent's environment": "import os; print(open(f'/proc/{os.getppid()}/environ').read())",
+    "its own memory": "open('/proc/self/mem', 'rb').read(1)",
+    "proc": "import os; print(os.listdir('/proc'))",
+    "root": "import os; print(os.listdir('/'))",
+    "tmp": "open('/tmp/escaped', 'w')",
+    "shared memory": "open('/dev/shm/escaped', 'w')",
+    "the library": "import os; open(os.path.join(os.path.dirname(os.__file__), 'escaped.py'), 'w')",
+    "a symlink": "import os; os.symlink('/etc/passwd', 'link'); print(open('link').read())",
+    "a hard link": "import os; os.link('/etc/passwd', 'link'); print(open('link').read())",
+    "the way up": "print(open('../etc/passwd').read())",
+    "a device": "import os; os.mknod('disk', 0o60666, os.makedev(8, 0))",
+    "a pipe": "import os; os.mkfifo('pipe')",
+    "descriptors": "import os\nfor n in range(3, 1000):\n    try: print(os.read(n, 100)); break\n"
+    "    except OSError: pass\nelse: raise OSError",
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_are_out_of_reach(sandbox, name):
+    if sandbox.level == "seccomp":
+        pytest.skip("without Landlock files are in reach, and code is not scored unless told otherwise")
+    outcome = run(sandbox, FILES[name])
+    assert outcome.status == "error" and outcome.stdout == b"", outcome
+    assert not Path("/tmp/escaped").exists() and not Path("/dev/shm/escaped").exists()
+    assert healthy(sandbox)
+
+
+def test_the_environment_is_empty(sandbox, monkeypatch):
+    monkeypatch.setenv("SECRET", "xyzzy")
+    with Sandbox(lowest="none") as fresh:
+        assert b"xyzzy" not in run(fresh, "import os; print(dict(os.environ))").stdout
+
+
+def test_scratch_is_bounded_and_private(sandbox):
+    if not sandbox.facts["scratch"]:
+        pytest.skip("no scratch folder at this level")
+    assert run(sandbox, "open('a', 'w').write('hello'); print(open('a').read())").stdout == b"hello\n"
+    assert run(sandbox, "import os; print(os.listdir('.'))").stdout == b"[]\n"
+    filled = run(sandbox, "for n in range(100): open(str(n), 'wb').write(bytes(1 << 20))")
+    assert filled.status == "error" and "No space left" in filled.error
+    deep = "import os\nfor _ in range(100_000):\n    os.mkdir('d')\n    os.chdir('d')"
+    assert run(sandbox, deep).status == "error"
+    assert run(sandbox, "import os; os.chmod('.', 0)").status == "error"
+    large = run(sandbox, "open('a', 'wb').write(bytes(1 << 25))")
+    assert large.status in ("limit", "error")
+    assert run(sandbox, "import os; print(os.listdir('.'))").stdout == b"[]\n"
+
+
+def test_numpy_is_there(sandbox):
+    assert run(sandbox, "import numpy; print(numpy.arange(3).sum())").stdout == b"3\n"
+
+
+def test_threads_work(sandbox):
+    source = """
+        import threading
+        found = []
+        threads = [threading.Thread(target=found.append, args=(n,)) for n in range(4)]
+        for t in threads: t.start()
+        for t in threads: t.join()
+        print(sorted(found))
+    """
+    assert run(sandbox, source).stdout == b"[0, 1, 2, 3]\n"
+
+
+def test_deep_recursion_works(sandbox):
+    assert run(sandbox, "def f(n): return n and 1 + f(n - 1)\nprint(f(20_000))").stdout == b"20000\n"
+
+
+def test_lazily_imported_modules_are_found(sandbox):
+    assert run(sandbox, "import colorsys, encodings.idna, html.parser; print('ok')").stdout == b"ok\n"
+
+
+def test_text_of_any_kind_passes(sandbox):
+    assert run(sandbox, "print(len(input()))", "\0\ud800é\U0001f600").stdout == b"4\n"
+    assert run(sandbox, "import sys; sys.stdout.buffer.write(bytes(range(256)))").stdout == bytes(range(256))
+
+
+def test_descriptors_and_processes_are_given_back(sandbox):
+    healthy(sandbox)
+    before = len(os.listdir("/proc/self/fd")), processes()
+    for source in ("1", "1 / 0", "while True: pass"):
+        run(sandbox, source, deadline_s=0.2)
+        sandbox.test(source, "assert f() == 1", deadline_s=0.2)
+    assert (len(os.listdir("/proc/self/fd")), processes()) == before
+
+
+def test_a_lost_zygote_is_an_error_and_the_next_job_starts_another(sandbox):
+    with Sandbox(lowest="none") as own:
+        healthy(own)
+        own._process.kill()
+        own._process.wait()
+        assert healthy(own)
+
+
+def test_less_isolation_than_asked_for_is_refused(monkeypatch):
+    with Sandbox(lowest="namespaces") as made:
+        monkeypatch.setattr(made, "_message", lambda deadline: {"ready": "seccomp", "failures": {"landlock": "not there"}})
+        with pytest.raises(SandboxError, match="isolates programs to level 'seccomp' only, 'namespaces' is asked for"):
+            made.run("1", "", deadline_s=1.0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_an_ordinary_user_is_as_safe():
+    """The same tests, run by a user without rights."""
+    python = shutil.which(f"python3.{sys.version_info.minor}", path="/usr/bin:/usr/local/bin")
+    if python is None:
+        pytest.skip("no Python of this version that every user can run")
+    command = [python, "-m", "pytest", __file__, "-q", "-x", "-p", "no:cacheprovider", "-k", "not ordinary_user and not numpy"]
+    paths = os.pathsep.join([str(Path(__file__).parents[2]), *(p for p in sys.path if p.endswith("-packages"))])
+    env = {"PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
+    who = {"user": 65534, "group": 65534, "extra_groups": []}
+    found = subprocess.run(command, env=env, capture_output=True, text=True, **who)
+    assert found.returncode == 0 and found.stdout.count(".") > 50 and "s" not in found.stdout.split()[0], found.stdout[-3000:]
+
+
+def test_no_socket_leads_out_even_where_one_listens(sandbox):
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        port = listening.getsockname()[1]
+        outcome = run(sandbox, f"import socket; socket.create_connection(('127.0.0.1', {port}), 1); print('escaped')")
+        assert outcome.status == "error" and not outcome.stdout
