@@ -57,7 +57,8 @@ def main() -> int:
         return 2
     name = sys.argv[1]
     path = RESULTS / f"{name}.json"
-    fresh = {"command": f"make study NAME={name}", "machine": machine(), "parts": {}}
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    fresh = {"command": f"make study NAME={name}", "commit": commit, "machine": machine(), "parts": {}}
     results = json.loads(path.read_text()) if path.exists() else fresh
 
     def save() -> None:

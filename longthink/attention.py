@@ -63,7 +63,7 @@ class Layout:
 
 
 class _ToBlocks(torch.autograd.Function):
-    """[n, ...] -> [places, ...]; nothing reads padding, so its gradient is zero and is not added up."""
+    """[n, ...] -> [places, ...]; no token reads padding, so its gradient is zero and is not added up."""
 
     @staticmethod
     def forward(ctx: Any, flat: Tensor, layout: Layout) -> Tensor:

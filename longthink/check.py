@@ -94,7 +94,7 @@ def arithmetic(recipe: Recipe, config: ModelConfig | None) -> list[str]:
         f"step: {r.prompts} prompts x {r.group_size} rollouts = {r.prompts * r.group_size} rollouts, "
         f"at most {r.prompts * r.group_size * r.window:,} tokens at window {r.window}",
         f"updates: {updates} a step, each over {minibatch} prompts = {minibatch * r.group_size} rollouts, "
-        f"computed {s.microbatch_tokens:,} padded tokens at a time",
+        f"computed {s.microbatch_tokens:,} tokens at a time",
         f"budget: {recipe.budget.max_steps} steps"
         + (f" or {recipe.budget.max_generated_tokens:,} generated tokens" if recipe.budget.max_generated_tokens else ""),
     ]
@@ -120,7 +120,7 @@ def _memory(recipe: Recipe, config: ModelConfig) -> list[str]:
     uses = {
         "weights, gradients, AdamW": 16 * parameters,
         "reference": 4 * parameters if recipe.loss.kl else 0,
-        "sampler weights": dtype.itemsize * parameters,
+        "sampler weights": dtype.itemsize * parameters + 4 * config.vocab_size * config.hidden_size * (1 if config.tied else 2),
         "cache": cache,
         "logits": 3 * 4 * recipe.learner.head_chunk * config.vocab_size,
     }

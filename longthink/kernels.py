@@ -2,6 +2,7 @@
 
 Autograd's own passes over memory cost a small model as much as its matrix products. These make fewer passes, keep
 less, and write gradients where they belong. `x` is wide (fp32, or float64 for a float64 model); `dtype` is the matmuls'.
+In inference mode, the sampler's, fewer and smaller calls take their place; the last bits may differ.
 """
 
 from typing import Any
@@ -16,14 +17,14 @@ __all__ = ["rms_norm", "rotary", "swiglu"]
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
     """Each row of x [n, H] over its root mean square, times weight [H], in `dtype`."""
-    if torch.is_grad_enabled():
+    if not torch.is_inference_mode_enabled():
         return _RmsNorm.apply(x, weight, eps, dtype)  # type: ignore[no-any-return,no-untyped-call]
     return F.rms_norm(x, x.shape[-1:], weight, eps).to(dtype)
 
 
 def _inverse_rms(x: Tensor, eps: float) -> Tensor:
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return torch.addcmul(x.new_full((1,), eps), norm, norm, value=1 / x.shape[-1]).rsqrt_()
+    squares: Tensor = torch.linalg.vecdot(x, x)
+    return squares.div_(x.shape[-1]).add_(eps).rsqrt_().unsqueeze(-1)
 
 
 class _RmsNorm(torch.autograd.Function):
@@ -50,7 +51,7 @@ def rotary(x: Tensor, norm: Tensor | None, cos: Tensor, sin: Tensor, eps: float)
 
     cos and `sin`, whose first half is negated, are [n, 1, D] and wide.
     """
-    if torch.is_grad_enabled():
+    if not torch.is_inference_mode_enabled():
         return _Rotary.apply(x, norm, cos, sin, eps)  # type: ignore[no-any-return,no-untyped-call]
     y = x.to(cos.dtype)
     if norm is not None:
@@ -69,7 +70,8 @@ class _Rotary(torch.autograd.Function):
         if norm is not None:
             scale = _inverse_rms(y, eps)
             y = (y * scale).mul_(norm)
-        ctx.save_for_backward(x, norm, cos, sin, scale)
+        ctx.save_for_backward(x if norm is not None else None, norm, cos, sin, scale)
+        ctx.dtype = x.dtype
         return _rotate(y, cos, sin).to(x.dtype)
 
     @staticmethod
@@ -77,20 +79,20 @@ class _Rotary(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, norm, cos, sin, scale = ctx.saved_tensors
         grad = grad.to(cos.dtype)
-        grad = (grad * cos).add_((grad * sin).roll(x.shape[-1] // 2, dims=-1))
+        grad = (grad * cos).add_((grad * sin).roll(grad.shape[-1] // 2, dims=-1))
         if norm is None:
-            return grad.to(x.dtype), None, None, None, None
+            return grad.to(ctx.dtype), None, None, None, None
         unit = x * scale
         product = grad * unit
         grad_norm = product.sum(dim=0)
         radial = product.mul_(norm).sum(dim=-1, keepdim=True).div_(x.shape[-1])
         grad_x = grad.mul_(norm).addcmul_(unit, radial, value=-1).mul_(scale)
-        return grad_x.to(x.dtype), grad_norm, None, None, None
+        return grad_x.to(ctx.dtype), grad_norm, None, None, None
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
     """silu(gate) · up of gate and up side by side [n, 2·I] -> [n, I]."""
-    if torch.is_grad_enabled():
+    if not torch.is_inference_mode_enabled():
         return _SwiGlu.apply(gate_up)  # type: ignore[no-any-return,no-untyped-call]
     gate, up = gate_up.chunk(2, dim=-1)
     return F.silu(gate).mul_(up)

@@ -85,7 +85,9 @@ class LearnerSettings(Table):
     grad_clip: float = Field(1.0, gt=0)
     minibatch_prompts: int = Field(0, ge=0, description="prompts per update; 0 takes the whole batch (on-policy)")
     epochs: int = Field(1, ge=1, description="passes over a rollout batch")
-    microbatch_tokens: int = Field(2048, ge=1, description="padded tokens held at once; changes memory, not results")
+    microbatch_tokens: int = Field(
+        2048, ge=1, description="tokens held at once, before padding in attention; changes memory, not results"
+    )
     head_chunk: int = Field(2048, ge=1, description="rows of logits held at once")
     checkpoint_layers: bool = Field(False, description="recompute layers in the backward pass to save memory")
 

@@ -21,7 +21,7 @@ class SlotCache:
     """
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
-        self.config = config
+        self.config, self.longest = config, 0  # tokens no row will pass
         kv, size = config.num_kv_heads, config.head_dim
         self.keys = [torch.zeros((0, kv, size, 0), dtype=dtype, device=device) for _ in range(config.num_layers)]
         self.values = [torch.zeros((0, kv, 0, size), dtype=dtype, device=device) for _ in range(config.num_layers)]
@@ -30,12 +30,18 @@ class SlotCache:
     def bytes_per_token(config: ModelConfig, dtype: torch.dtype) -> int:
         return 2 * config.num_layers * config.num_kv_heads * config.head_dim * dtype.itemsize
 
+    @property
+    def capacity(self) -> int:
+        return self.keys[0].shape[3]
+
     def reserve(self, rows: int, length: int) -> None:
         """Make the capacity at least `rows` × `length`."""
-        old_rows, capacity = self.keys[0].shape[0], self.keys[0].shape[3]
+        old_rows, capacity = self.keys[0].shape[0], self.capacity
         if rows <= old_rows and length <= capacity:
             return
-        more = _blocks(max(length, capacity * 17 // 16)) - capacity if length > capacity else 0
+        more = (
+            max(_blocks(length), min(_blocks(capacity * 17 // 16), _blocks(self.longest))) - capacity if length > capacity else 0
+        )
         new = max(rows, old_rows) - old_rows
         for layer in range(self.config.num_layers):  # one after another: two copies of one layer at most
             self.keys[layer] = F.pad(self.keys[layer], (0, more, 0, 0, 0, 0, 0, new))
@@ -43,7 +49,7 @@ class SlotCache:
 
     def keep(self, rows: Tensor, length: int) -> None:
         """Keep these rows only, and of the capacity what `length` needs."""
-        length = min(self.keys[0].shape[3], _blocks(length))
+        length = min(self.capacity, _blocks(length))
         for layer in range(self.config.num_layers):
             self.keys[layer] = self.keys[layer][..., :length][rows]
             self.values[layer] = self.values[layer][:, :, :length][rows]
@@ -56,7 +62,7 @@ class SlotCache:
 
     def attend(self, positions: Tensor) -> Attend:
         """A callback for `run_layers` with one new token a row, at these positions [rows]; what lies beyond is masked."""
-        c, rows, capacity = self.config, len(positions), self.keys[0].shape[3]
+        c, rows, capacity = self.config, len(positions), self.capacity
         every = torch.arange(rows, device=positions.device)
         share = c.num_heads // c.num_kv_heads
         seen = torch.arange(capacity, device=positions.device) <= positions.unsqueeze(1)

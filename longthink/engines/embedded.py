@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from longthink.attention import Layout, attend_rows
-from longthink.engines.cache import SlotCache
+from longthink.engines.cache import BLOCK, SlotCache
 from longthink.errors import EngineError
 from longthink.kernels import rms_norm
 from longthink.model import Decoder, FusedLayer, run_layers
@@ -52,6 +52,7 @@ class EmbeddedEngine:
         self._cache: SlotCache | None = None
         self._ropes: tuple[Tensor, Tensor] | None = None
         self._restricted = False
+        self._most = max_rows  # rows the cache has room for
 
     # -- the stream ---------------------------------------------------------------------------------------------
 
@@ -78,13 +79,14 @@ class EmbeddedEngine:
                 f"rollout {tuple(request.id)} has {request.num_generated} of {request.max_tokens} tokens: nothing left"
             )
         self._waiting[request.id] = request
+        self._most = self.max_rows  # until the next admission has seen how long it may become
 
     @torch.inference_mode()
     def finished(self) -> Iterator[Rollout]:
         while self._waiting or any(self._rows) or self._done:
             if not self._done:
-                free = self.max_rows - sum(r is not None for r in self._rows)
-                if self._waiting and free >= min(max(1, int(self.max_rows * ADMIT_AT)), len(self._waiting)):
+                free = self._most - sum(r is not None for r in self._rows)
+                if self._waiting and free >= min(max(1, int(self._most * ADMIT_AT)), len(self._waiting)):
                     self._admit()
                 self._done = {rollout.id: rollout for rollout in self._step()}
             while self._done:
@@ -121,10 +123,11 @@ class EmbeddedEngine:
             )
         if longest > self.config.max_positions:
             raise EngineError(f"a rollout may reach {longest} tokens, the model has {self.config.max_positions} positions")
+        self._most = affordable
         alive = sum(r is not None for r in self._rows)
         if alive >= affordable:
             return
-        if len(self._rows) > affordable:
+        if len(self._rows) > affordable or (self._cache is not None and self._cache.capacity > longest + BLOCK):
             self._pack()
         free = [s for s, row in enumerate(self._rows) if row is None]
         free += range(len(self._rows), affordable)
@@ -156,14 +159,15 @@ class EmbeddedEngine:
             self._logprobs = torch.zeros(0, width, dtype=wide, device=device)
         if self._ropes is None or len(self._ropes[0]) < width:
             self._ropes = rope_table(self.config, max(width, 256), self._embedding.dtype, device)
-        old, grow = len(self._rows), max(rows - len(self._rows), 0)
+        grow = max(rows - len(self._rows), 0)
         wider = max(width - self._draws.shape[1], 0)
         if grow or wider:
             for name in ("_last", "_length", "_moves", "_end", "_start", "_temperature"):
                 setattr(self, name, F.pad(getattr(self, name), (0, grow)))
             for name in ("_draws", "_tokens", "_logprobs"):
                 setattr(self, name, F.pad(getattr(self, name), (0, wider, 0, grow)))
-            self._rows += [None] * (max(rows, old) - old)
+            self._rows += [None] * grow
+        self._cache.longest = longest
         self._cache.reserve(len(self._rows), 0)
 
     def _open(self, slot: int, request: Request, context: Ints) -> None:
@@ -184,7 +188,7 @@ class EmbeddedEngine:
         assert self._cache is not None
         contexts = sorted(((c[:-1], slots) for c, slots in contexts if len(c) > 1), key=lambda c: (len(c[0]), c[1]))
         while contexts:
-            rows = max(1, min(len(contexts), PREFILL_TOKENS // max(1, len(contexts[-1][0]))))
+            rows = max(1, min(len(contexts), PREFILL_TOKENS // len(contexts[-1][0])))
             part, contexts = contexts[-rows:], contexts[:-rows]
             width = len(part[-1][0])
             layout = Layout.of([[len(context) for context, _ in part]], device=self.device)

@@ -16,7 +16,7 @@ def microbatches(lengths: Ints, budget: int) -> list[Plan]:
     """The micro-batches, each a list of blocks, each block the numbers of rows of similar length.
 
     Rows are sorted by length, longest first. A micro-batch holds at most `budget` tokens, unless one row alone
-    exceeds it. Every row appears once; ties keep their order.
+    exceeds it; padding in attention is not counted. Every row appears once; ties keep their order.
 
     >>> [[b.tolist() for b in m] for m in microbatches(np.array([50, 20, 30, 50]), 150)]
     [[[0, 3], [2, 1]]]

@@ -172,7 +172,7 @@ def functional(source: str, entry_point: str | None) -> Tests:
     if not called:
         if not entry_point:
             raise ValueError("`check` is defined and not called, and there is no entry_point")
-        source += f"\ncheck({entry_point})\n"
+        source += f"\ncheck(program.{entry_point})\n"
     return assertions(source)
 
 
@@ -187,7 +187,8 @@ def calls(name: str, args: list[Any], expected: list[Any]) -> Tests:
     """Assertions about a function, or a method of the class Solution, in JSON terms: a tuple is a list."""
     if not re.fullmatch(r"[A-Za-z_][\w.]*", name):
         raise ValueError(f"{name!r} is no name of a function")
-    lines = ["import json", "try:", f"    candidate = {name}", "except NameError:", f"    candidate = Solution().{name}"]
+    lines = ["import json", "try:", f"    candidate = program.{name}"]
+    lines += ["except AttributeError:", f"    candidate = program.Solution().{name}"]
     for given, value in zip(args, expected, strict=True):
         star = "**" if isinstance(given, dict) else "*"
         one, other = (repr(json.dumps(x)) for x in (given, value))

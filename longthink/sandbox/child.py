@@ -2,7 +2,7 @@
 
 Tests and the program they test are in two processes, so that expected values never lie in reach of the program. They
 talk over a socket in plain data: numbers, text, containers, and instances of the classes both sides know. Anything
-else the program returns stays with it; the tests get a token that equals nothing and has no truth.
+else the program returns stays with it; the tests get a token that equals nothing.
 """
 
 import ast
@@ -129,7 +129,7 @@ def namespace() -> dict[str, Any]:
             public = getattr(module, "__all__", None) or [n for n in vars(module) if not n.startswith("_")]
             names.update({n: getattr(module, n) for n in public if not hasattr(builtins, n)})
     for module_name in PRELOADED:
-        if module_name in sys.modules and module_name not in ("datetime", "copy"):
+        if module_name in sys.modules:
             names[module_name] = sys.modules[module_name]
     return {**names, **SHARED, **HELPERS, "__name__": "program", "__builtins__": builtins}
 
@@ -314,6 +314,8 @@ def serve_functions(payload: int, channel: int) -> int:
     except BaseException:
         line.send({"error": "import"})
         raise
+    own = type(sys)("program")  # what it defined itself, not what it was lent
+    vars(own).update({k: v for k, v in vars(module).items() if names.get(k) is not v}, program=own)
     line.send({"ready": True})
     objects: list[Any] = []
 
@@ -323,7 +325,7 @@ def serve_functions(payload: int, channel: int) -> int:
 
     while (request := line.receive()) is not None:
         try:
-            line.send(_answer(request, vars(module), objects, token))
+            line.send(_answer(request, vars(own), objects, token))
         except Exception as error:
             line.send({"error": type(error).__name__, "why": str(error)[:200]})
     return 0
@@ -349,7 +351,7 @@ def _answer(request: Any, names: dict[str, Any], objects: list[Any], token: Call
 
 
 class Remote:
-    """A thing the program keeps: it can be called and looked into, but equals nothing and has no truth."""
+    """A thing the program keeps: it can be called and looked into, equals nothing, and is true as any object is."""
 
     __slots__ = ("_number", "_server")
 
@@ -370,9 +372,6 @@ class Remote:
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._server.ask("list", self._number))
-
-    def __bool__(self) -> bool:
-        raise TypeError("the program's own object has no truth here")
 
 
 class Server:
@@ -445,7 +444,7 @@ def run_tests(payload: int, channel: int) -> int:
     server = Server(Channel(channel))
     tree = ast.parse(source)
     names: dict[str, Any] = {**SHARED, **HELPERS, "__name__": "tests"}
-    for name in free_names(tree) - set(names):
+    for name in subjects(tree) - set(names):
         if name in PRELOADED:  # the program must not lend the tests its own `math`
             names[name] = importlib.import_module(name)
         elif server.ready and (remote := server.name(name)) is not None:
@@ -467,6 +466,16 @@ def run_tests(payload: int, channel: int) -> int:
         results.write(b"F")
     results.write(b"$")
     return 0
+
+
+def subjects(tree: ast.Module) -> set[str]:
+    """The names in which tests mean the program: those they do not know themselves.
+
+    A builtin is the tests' own, whatever the program calls so, unless it is the one thing they call at all.
+    """
+    found = free_names(tree)
+    called = {n.func.id for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
+    return called if not found and len(called) == 1 else found
 
 
 def free_names(tree: ast.Module) -> set[str]:

@@ -131,6 +131,22 @@ def test_objects_of_the_programs_own_classes_can_be_handed_back():
     )
 
 
+def test_a_function_may_be_named_like_a_builtin():
+    wrong, right = "def sum(a, b): return a - b", "def sum(a, b): return a + b"
+    for gold in ({"asserts": ["assert sum(1, 2) == 3"]}, {"entry_point": "sum", "args": [[1, 2]], "expected": [3]}):
+        assert grade(right, gold).score == 1.0
+        assert grade(wrong, gold).score == grade("x = 1", gold).score == 0.0
+    lent = {"asserts": ["assert set(f(1)) == set([1])"]}  # the tests keep their own `set`
+    assert grade("def set(x): return 1\ndef f(x): return [2]", lent).score == 0.0
+
+
+def test_an_object_is_true_and_equals_nothing():
+    gold = {"asserts": ["assert f('a')", "assert not f('b')", "assert f('a') != 1", "assert not f('a') == f('a')"]}
+    assert grade("import re\ndef f(x): return re.search('a', x)", gold).score == 1.0
+    never = "class N:\n    def __bool__(self): return False\ndef f(x): return N()"
+    assert grade(never, {"asserts": ["assert not f(1)"]}).score == 0.0
+
+
 def test_functions_the_tests_borrow_from_the_program():
     gold = {
         "functional": "def check(candidate):\n    for n in range(5):\n        assert decode(candidate(n)) == n",
@@ -191,7 +207,8 @@ FORGERIES = {
     "its own assertions": "import builtins\nbuiltins.AssertionError = None\ndef f(*a): return None\ndef check(c): pass",
     "its own math": "class math:\n    isclose = staticmethod(lambda *a, **k: True)\ndef f(*a): return 0",
     "frames": "import sys\ndef f(*a):\n    frame = sys._getframe()\n    while frame:\n"
-    "        for v in list(frame.f_locals.values()):\n            if isinstance(v, dict) and 'expected' in v: return v['expected']\n"
+    "        for v in list(frame.f_locals.values()):\n"
+    "            if isinstance(v, dict) and 'expected' in v: return v['expected']\n"
     "        frame = frame.f_back",
     "the collector": "import gc\ndef f(*a):\n    for o in gc.get_objects():\n"
     "        if isinstance(o, str) and 'assert' in o and 'f(' in o: return 424242",

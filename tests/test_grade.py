@@ -1,0 +1,82 @@
+"""`verify` and `longthink verify`: a verdict for every row, in order, whatever the rows are."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from longthink import verify
+from longthink.cli import main
+from longthink.errors import RecipeError
+
+RIGHT = {"kind": "countdown", "response": "</think> (3+7)*12", "gold": {"numbers": [3, 7, 12], "target": 120}}
+WRONG = {**RIGHT, "response": "</think> 3+7*12"}
+MATH = {"kind": "math", "response": r"\boxed{0.5}", "gold": r"\frac{1}{2}", "think": "optional"}
+# fmt: off
+NOT_ROWS = ["", "not json", "[1]", "3", '"x"', "{}", '{"kind": "math"}', '{"kind": "nonsense", "response": "", "gold": 1}',
+            '{"kind": ["math"], "response": "", "gold": 1}', '{"kind": "math", "response": 3, "gold": 1}', "[" * 100_000,
+            '{"kind": "math", "response": "", "gold": 1, "colour": "red"}',
+            '{"kind": "pool", "response": "", "gold": 1}']
+# fmt: on
+
+
+def graded(tmp_path: Path, lines: list[str], *options: str) -> list[dict]:
+    source, out = tmp_path / "rows.jsonl", tmp_path / "verdicts.jsonl"
+    source.write_text("\n".join(lines) + "\n")
+    assert main(["verify", "--in", str(source), "--out", str(out), *options]) == 0
+    return [json.loads(line) for line in out.read_text().splitlines()]
+
+
+def test_a_verdict_from_python() -> None:
+    assert verify("countdown", RIGHT["response"], RIGHT["gold"]).score == 1.0
+    assert verify("math", MATH["response"], MATH["gold"], think="optional").score == 1.0
+    assert verify("math", MATH["response"], MATH["gold"]).status == "no_answer"
+    assert verify("countdown", "", None).score is None
+    with pytest.raises(RecipeError, match="kind is 'nonsense', expected one of"):
+        verify("nonsense", "", "")
+    with pytest.raises(RecipeError, match="think"):
+        verify("math", "", "1", think="sometimes")
+
+
+def test_one_verdict_a_row_in_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [RIGHT, WRONG, MATH] * 100
+    random.Random(0).shuffle(rows)
+    found = graded(tmp_path, [json.dumps(row) for row in rows], "--workers", "2")
+    assert [v["score"] for v in found] == [float(row is not WRONG) for row in rows]
+    assert set(found[0]) == {"score", "status", "extracted", "detail"}
+    told = capsys.readouterr().out
+    assert "countdown" in told and "ok 200" in told and "300 verdicts in" in told and "a second" in told
+
+
+def test_rows_that_are_none_get_a_verdict_too(tmp_path: Path) -> None:
+    lines = [line for bad in NOT_ROWS for line in (json.dumps(RIGHT), bad)]
+    found = graded(tmp_path, lines)
+    assert len(found) == len(lines)
+    assert all(v["score"] == 1.0 for v in found[::2])
+    assert all(v["score"] is None and v["status"] == "verifier_error" and v["detail"]["why"] for v in found[1::2])
+
+
+def test_bytes_that_are_no_text_are_read(tmp_path: Path) -> None:
+    source, out = tmp_path / "rows.jsonl", tmp_path / "verdicts.jsonl"
+    source.write_bytes(b"\xff\xfe\x00\n" + json.dumps(RIGHT).encode() + b"\n")
+    assert main(["verify", "--in", str(source), "--out", str(out)]) == 0
+    assert [json.loads(line)["score"] for line in out.read_text().splitlines()] == [None, 1.0]
+
+
+def test_a_missing_file_is_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", "--in", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 2
+    assert "no such file" in capsys.readouterr().err
+    (tmp_path / "rows").write_text("{}\n")
+    assert main(["verify", "--in", str(tmp_path / "rows"), "--out", str(tmp_path / "no" / "out")]) == 2
+    assert "no such folder" in capsys.readouterr().err
+
+
+def test_nothing_heavy_is_loaded_to_grade() -> None:
+    """The processes that grade and confine must not pay for a tensor library."""
+    code = "import sys, longthink, longthink.rewards.worker, longthink.sandbox.zygote; sys.exit('torch' in sys.modules)"
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    assert subprocess.run([sys.executable, "-c", code], env=env).returncode == 0
