@@ -48,6 +48,7 @@ def test_public_names_are_listed_and_sorted() -> None:
         names = ast.literal_eval(lists[0])
         defined = {n.name for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
         defined |= {getattr(t, "id", "") for n in tree.body if isinstance(n, ast.Assign) for t in n.targets}
+        defined |= {getattr(n.target, "id", "") for n in tree.body if isinstance(n, ast.AnnAssign)}
         assert sorted(names, key=lambda n: (not n.isupper(), not n[0].isupper(), n)) == names, path
         assert set(names) <= defined, path
 

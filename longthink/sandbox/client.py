@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
@@ -74,10 +75,8 @@ class Sandbox:
     def close(self) -> None:
         """End the zygote and every child with it."""
         if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+            self._end()
             self._process = None
-            self._control.close()
 
     @property
     def level(self) -> str:
@@ -99,6 +98,7 @@ class Sandbox:
                 env=ENVIRONMENT,
                 preexec_fn=_raise_stack,  # the parent is a process of one thread
             )
+        self._end = weakref.finalize(self, _end, self._process, self._control)
         message = self._message(time.monotonic() + START_S)
         if message is None or "ready" not in message:
             self.close()
@@ -193,6 +193,12 @@ class Sandbox:
                 while output.reading in selector.get_map() and not output.over and output.read():
                     pass
         return ends, late
+
+
+def _end(zygote: subprocess.Popen[bytes], control: socket.socket) -> None:
+    zygote.kill()
+    zygote.wait()
+    control.close()
 
 
 class _Descriptors:

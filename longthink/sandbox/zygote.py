@@ -22,6 +22,7 @@ import traceback
 from typing import Any
 
 from longthink.sandbox import child, confine
+from longthink.sandbox.names import PRELOADED
 
 __all__ = ["LEVELS", "main"]
 
@@ -242,7 +243,7 @@ def main() -> None:
     memory, seconds, modules = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
     control = socket.socket(fileno=os.dup(0))
     os.dup2(os.open(os.devnull, os.O_RDWR), 0)
-    for module in (*child.PRELOADED, *modules):
+    for module in (*PRELOADED, *modules):
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
     sources = sys.path[0]  # where longthink itself lies: programs have no business there
