@@ -10,7 +10,7 @@ from longthink.machine import resolve
 from longthink.model import ModelConfig
 from longthink.part import load_part
 from longthink.recipe import Recipe
-from longthink.rewards.base import Reward
+from longthink.rewards.base import BAD_GOLD, Reward
 from longthink.rewards.pool import RewardPool
 from longthink.settings import fold
 from longthink.tasks.base import Task
@@ -61,16 +61,24 @@ def resolve_if_possible(recipe: Recipe) -> Recipe:
 
 
 def refused_golds(task: Task, reward: Reward, problems: list[Problem], workers: int) -> list[str]:
-    """One line for every problem whose gold answer its own verifier does not accept."""
+    """One line for every problem whose gold answer its own verifier does not accept.
+
+    Where neither task nor verifier can make a response from a gold (a program, say), the gold must only be readable.
+    """
+    refused: dict[int, str] = {}
     with RewardPool(reward, workers) as pool:
         for index, problem in enumerate(problems):
-            pool.submit(index, task.gold_response(problem), problem.gold)
+            try:
+                reward.read(problem.gold)
+                response = task.gold_response(problem) or reward.example(problem.gold)
+            except BAD_GOLD as error:
+                refused[index] = f"cannot be used: {error}"
+                continue
+            if response is not None:
+                pool.submit(index, response, problem.gold)
         verdicts = pool.drain()
-    return [
-        f"problem {p.id}: gold {p.gold!r} graded {verdicts[i].score} ({verdicts[i].status})"
-        for i, p in enumerate(problems)
-        if verdicts[i].score != 1.0
-    ]
+    refused |= {i: f"graded {v.score} ({v.status})" for i, v in verdicts.items() if v.score != 1.0}  # type: ignore[misc]
+    return [f"problem {problems[i].id}: gold {problems[i].gold!r} {refused[i]}" for i in sorted(refused)]
 
 
 def count_parameters(c: ModelConfig) -> int:

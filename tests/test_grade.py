@@ -34,7 +34,7 @@ def graded(tmp_path: Path, lines: list[str], *options: str) -> list[dict]:
 def test_a_verdict_from_python() -> None:
     assert verify("countdown", RIGHT["response"], RIGHT["gold"]).score == 1.0
     assert verify("math", MATH["response"], MATH["gold"], think="optional").score == 1.0
-    assert verify("math", MATH["response"], MATH["gold"]).status == "no_answer"
+    assert verify("math", MATH["response"], MATH["gold"], think="required").status == "no_answer"
     assert verify("countdown", "", None).score is None
     with pytest.raises(RecipeError, match="kind is 'nonsense', expected one of"):
         verify("nonsense", "", "")

@@ -6,29 +6,76 @@ from typing import Any, Literal
 from longthink.part import Part
 from longthink.types import Verdict
 
-__all__ = ["Reward", "answer_region"]
+__all__ = ["BAD_GOLD", "Reward", "Think", "answer_region"]
+
+Think = Literal["optional", "template", "required"]
+BAD_GOLD = (ValueError, TypeError, KeyError, IndexError, ArithmeticError, SyntaxError, RecursionError, AttributeError)
 
 
 class Reward(Part):
-    """A verifier. It runs in worker processes under a deadline; it need not defend against hanging itself."""
+    """A verifier. It runs in worker processes under a deadline; it need not defend against hanging itself.
 
+    A kind says where the answer stands (`extract`), how a gold is read (`read`) and what an answer is worth (`judge`).
+    A response without an answer in its place scores 0; what it would have scored by a guess at its answer is kept in
+    `detail["lenient"]`, never as a reward: learning the format and learning the task can be told apart by it.
+    """
+
+    think: Think = "optional"
     deadline_s: float = 5.0
 
     def prepare(self) -> None:
         """Load what the first verdict would otherwise wait for; called once in each worker."""
 
     @abstractmethod
+    def read(self, gold: Any) -> Any:
+        """The gold as `judge` wants it. Raises: one of BAD_GOLD for a gold that cannot be used."""
+
+    @abstractmethod
+    def extract(self, response: str) -> str | None:
+        """The answer from where it belongs, or None."""
+
+    @abstractmethod
+    def judge(self, answer: str, gold: Any) -> Verdict:
+        """What an answer is worth; `gold` is what `read` returned."""
+
+    def guess(self, response: str) -> str | None:
+        """What the answer might be in a response that has none in its place: tags and boxes are not needed here."""
+
+    def judge_guess(self, answer: str, gold: Any) -> float | None:
+        """What a guessed answer is worth; cheap where `judge` may take long."""
+        return self.judge(answer, gold).score
+
+    def example(self, gold: Any) -> str | None:
+        """A response this verifier must accept, made from a gold as stored; None if that cannot be made."""
+
     def grade(self, response: str, gold: Any) -> Verdict:
         """The verdict on one complete response. Raises nothing for any response; a bad gold is `verifier_error`."""
+        try:
+            expected = self.read(gold)
+        except BAD_GOLD as error:
+            why = f"the gold cannot be used: {type(error).__name__}: {error}"
+            return Verdict(None, "verifier_error", detail={"why": why[:200], "gold": repr(gold)[:200]})
+        answer = self.extract(response)
+        if answer is not None:
+            return self.judge(answer, expected)
+        guess = self.guess(response)
+        if guess is None:
+            return Verdict(0.0, "no_answer")
+        return Verdict(0.0, "no_answer", detail={"lenient": self.judge_guess(guess, expected), "lenient_answer": guess[:200]})
 
 
-def answer_region(response: str, think: Literal["required", "optional"]) -> str | None:
-    """The text after the last `</think>`; without one the whole text if thinking is optional, else None.
+def answer_region(response: str, think: Think) -> str | None:
+    """The text after the last `</think>`, or None where thinking has not ended.
 
-    >>> answer_region("a </think> b </think> c", "required")
-    ' c'
+    `required`: the response opens and closes its thinking; `template`: the prompt's template opened it; `optional`:
+    a response that opens no thinking is all answer.
+
+    >>> [answer_region("so </think> 7", think) for think in ("optional", "template", "required")]
+    [' 7', ' 7', None]
+    >>> [answer_region(text, "optional") for text in ("7", "<think> 7", "<think> 7 </think> 8 <think> 9")]
+    ['7', None, None]
     """
-    _, tag, tail = response.rpartition("</think>")
-    if tag:
-        return tail
-    return response if think == "optional" else None
+    before, closed, after = response.rpartition("</think>")
+    if "<think>" in after or (not closed and think != "optional"):
+        return None
+    return after if "<think>" in before or think != "required" else None

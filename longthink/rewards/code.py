@@ -17,7 +17,7 @@ from longthink.types import Verdict
 
 __all__ = ["Code"]
 
-FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+#.-]*)[^\n`]*\n(.*?)^[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE)
+FENCE = re.compile(r"[ \t]*```[ \t]*([\w+#.-]*)[^`]*")
 MAX_PROGRAM = 200_000  # characters
 
 
@@ -40,7 +40,6 @@ class Code(Reward):
     program. Source: DeepScaleR's and NVIDIA's (section 2) code rewards; NVIDIA's recipes score 0 past the deadline.
     """
 
-    think: Literal["required", "optional"] = "required"
     credit: Literal["fraction", "all"] = "fraction"
     on_timeout: Literal["partial", "zero"] = "partial"
     seconds: float = Field(5.0, gt=0)
@@ -61,27 +60,29 @@ class Code(Reward):
         """Start the sandbox now. Raises: SandboxError where it cannot isolate as far as asked."""
         assert _sandbox(self.memory_mb, self.sandbox).level
 
-    def grade(self, response: str, gold: Any) -> Verdict:
-        try:
-            tests = read_gold(gold, self.max_tests)
-        except (ValueError, TypeError, KeyError, SyntaxError, RecursionError) as error:
-            return Verdict(None, "verifier_error", detail={"why": f"the gold holds no tests: {error}"[:200]})
+    def read(self, gold: Any) -> Tests:
+        return read_gold(gold, self.max_tests)
+
+    def extract(self, response: str) -> str | None:
         region = answer_region(response, self.think)
-        program = last_program(region) if region is not None else None
-        if program is None:
-            return Verdict(0.0, "no_answer")
-        if len(program) > MAX_PROGRAM:
-            return Verdict(0.0, "limit", program[:200], {"why": f"longer than {MAX_PROGRAM} characters"})
+        return last_program(region) if region is not None else None
+
+    def guess(self, response: str) -> str | None:
+        return last_program(response) or last_program(response + "\n```")
+
+    def judge(self, answer: str, gold: Tests) -> Verdict:
+        if len(answer) > MAX_PROGRAM:
+            return Verdict(0.0, "limit", answer[:200], {"why": f"longer than {MAX_PROGRAM} characters"})
         try:
-            passed, total, last = self.run(program, tests)
+            passed, total, last = self.run(answer, gold)
         except SandboxError as error:
-            return Verdict(None, "crash", program, {"why": str(error)[:200]})
+            return Verdict(None, "crash", answer, {"why": str(error)[:200]})
         score = passed / total if self.credit == "fraction" or passed == total else 0.0
         if last.status == "timeout" and self.on_timeout == "zero":
             score = 0.0
         status = {"timeout": "timeout", "limit": "limit", "crash": "crash"}.get(last.status, "ok")
         why = {"why": last.error} if last.error and passed < total else {}
-        return Verdict(score, status, program, {"passed": passed, "tests": total, **why})  # type: ignore[arg-type]
+        return Verdict(score, status, answer, {"passed": passed, "tests": total, **why})  # type: ignore[arg-type]
 
     def run(self, program: str, tests: Tests) -> tuple[int, int, Outcome]:
         """Tests passed, tests there are, and how the last run ended that did not end well (or the last)."""
@@ -114,8 +115,19 @@ def last_program(text: str) -> str | None:
     >>> last_program("```python\nx = 1\n```\nor\n```\ny = 2\n```\n```text\nno\n```")
     'y = 2\n'
     """
-    blocks = [body for language, body in FENCE.findall(text) if language.lower() in ("", "python", "python3", "py")]
-    return blocks[-1] if blocks else None
+    program, language = None, ""
+    body: list[str] | None = None
+    for line in text.split("\n"):
+        if body is None:
+            opened = FENCE.fullmatch(line)
+            language, body = (opened[1].lower(), []) if opened else ("", None)
+        elif line.strip() == "```":
+            if language in ("", "python", "python3", "py"):
+                program = "".join(part + "\n" for part in body)
+            body = None
+        else:
+            body.append(line)
+    return program
 
 
 def same_output(expected: str, found: bytes, tolerance: float) -> bool:

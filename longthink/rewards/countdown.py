@@ -2,9 +2,11 @@
 
 import ast
 import re
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any, Literal
 
+from longthink.maths.extract import answer_tag
 from longthink.rewards.base import Reward, answer_region
 from longthink.types import Verdict
 
@@ -12,39 +14,57 @@ __all__ = ["Countdown"]
 
 MAX_CHARS = 200
 ALLOWED = re.compile(r"[0-9+\-*/() ]+")
-TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+EXPRESSION = re.compile(r"[\d+\-*/() ]{3,}")
+TAIL_CHARS = 2_000
 
 
 class Countdown(Reward):
-    """1 for an expression after `</think>` that uses all numbers once and equals the target, else 0.
+    """1 for an expression after the thinking that uses all numbers once and equals the target.
 
     An `<answer>…</answer>` pair, if there is one after the thinking, holds the expression (the last pair
-    counts); otherwise the whole rest does. Division is exact. Gold: {"numbers": [...], "target": t}.
-    Source: TinyZero's rules without its partial credit of 0.1.
+    counts); otherwise the whole rest does, unless `tags` are required. Division is exact.
+    Gold: {"numbers": [...], "target": t}. `credit` is what a wrong answer is worth: nothing; `tinyzero` 0.1
+    for any answer; `reasoning_gym` 0.05 for arithmetic and 0.01 for anything else, a missing answer included.
+    Source: TinyZero's and reasoning-gym's rules, which compare within 1e-5 and 1e-6 what is exact here.
     """
 
-    think: Literal["required", "optional"] = "required"
+    tags: Literal["required", "optional"] = "optional"
+    credit: Literal["none", "tinyzero", "reasoning_gym"] = "none"
 
-    def grade(self, response: str, gold: Any) -> Verdict:
-        try:
-            numbers, target = sorted(int(n) for n in gold["numbers"]), Fraction(str(gold["target"]))
-        except (KeyError, TypeError, ValueError, ArithmeticError):
-            return Verdict(None, "verifier_error", detail={"gold": repr(gold)[:200]})
+    def read(self, gold: Any) -> tuple[list[int], Fraction]:
+        return sorted(int(n) for n in gold["numbers"]), Fraction(str(gold["target"]))
+
+    def extract(self, response: str) -> str | None:
         region = answer_region(response, self.think)
         if region is None:
-            return Verdict(0.0, "no_answer")
-        tagged = TAG.findall(region)
-        answer = (tagged[-1] if tagged else region).strip()
-        if not answer:
-            return Verdict(0.0, "no_answer")
+            return None
+        tagged = answer_tag(region)
+        return tagged if tagged or self.tags == "required" or "</answer>" in region else region.strip() or None
+
+    def guess(self, response: str) -> str | None:
+        found = [text.strip() for text in EXPRESSION.findall(response[-TAIL_CHARS:])]
+        return next((text for text in reversed(found) if re.search(r"\d.*[+\-*/].*\d", text)), None)
+
+    def grade(self, response: str, gold: Any) -> Verdict:
+        verdict = super().grade(response, gold)
+        floor = 0.01 if self.credit == "reasoning_gym" and verdict.status == "no_answer" else verdict.score
+        return replace(verdict, score=floor)
+
+    def judge(self, answer: str, gold: tuple[list[int], Fraction]) -> Verdict:
+        numbers, target = gold
+        wrong = {"none": 0.0, "tinyzero": 0.1, "reasoning_gym": 0.05}[self.credit]
+        unread = 0.01 if self.credit == "reasoning_gym" else wrong
         if len(answer) > MAX_CHARS:
             return Verdict(0.0, "limit", answer[:MAX_CHARS], {"why": f"longer than {MAX_CHARS} characters"})
         value, used, why = evaluate(answer)
         if value is None:
-            return Verdict(0.0, "ok", answer, {"why": why})
+            return Verdict(unread, "ok", answer, {"why": why})
         if sorted(used) != numbers:
-            return Verdict(0.0, "ok", answer, {"why": "does not use each number exactly once"})
-        return Verdict(float(value == target), "ok", answer, {"value": str(value)})
+            return Verdict(wrong, "ok", answer, {"why": "does not use each number exactly once"})
+        return Verdict(1.0 if value == target else wrong, "ok", answer, {"value": str(value)})
+
+    def judge_guess(self, answer: str, gold: tuple[list[int], Fraction]) -> float:
+        return float(self.judge(answer, gold).score == 1.0)
 
 
 def evaluate(text: str) -> tuple[Fraction | None, list[int], str]:

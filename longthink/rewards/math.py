@@ -1,83 +1,103 @@
 """Mathematical answers: the last box after the thinking, compared by text, value, structure, then algebra."""
 
 import math
-import re
-from itertools import accumulate
+from collections.abc import Callable
 from typing import Any, Literal
 
 from pydantic import Field
 
-from longthink.answers import clean, equal, same_by_algebra
+from longthink.maths.answers import clean, equal, same_by_library, same_cheaply
+from longthink.maths.deepscaler import equal_by_deepscaler
+from longthink.maths.extract import deepscaler_box, last_box, last_formula, last_number, stated_answer
+from longthink.maths.limits import MAX_CHARS, MAX_NESTING, excess
 from longthink.rewards.base import Reward, answer_region
 from longthink.types import Verdict
 
-__all__ = ["Math"]
+__all__ = ["Math", "alternatives"]
 
-
-MAX_DIGITS = 1_000
-SCAN_CHARS, SCAN_BOXES = 20_000, 64  # how far a box is followed; how many boxes that never close are passed over
-BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
-BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
-# Towers of powers, and exponents and factorials whose value takes seconds or gigabytes.
-EXPLOSIVE = re.compile(
-    r"\d[\s)}]*\^[\s{(]*[-+]?[\d.]+[\s)}]*\^[\s{(]*[-+]?\d"
-    r"|\d\s*[eE]\s*[-+]?\s*\d{4,}|\^[\s{(]*[-+]?\s*\d{5,}|\d{5,}[\s)}]*!"
-)
+Compare = Callable[[str, str], bool]
+GRADERS: dict[str, tuple[Compare, ...]] = {
+    "ours": (equal,),
+    "deepscaler": (equal_by_deepscaler,),
+    "math_verify": (same_by_library,),
+    "either": (equal_by_deepscaler, same_by_library),
+    "both": (equal_by_deepscaler, same_by_library),
+}
 
 
 class Math(Reward):
     r"""1 if the last `\boxed{…}` (or `\fbox{…}`) of the answer equals the gold answer, else 0.
 
     Gold: a string, a number, or a list of alternatives of which any will do; a box around one is taken off.
-    Brackets must be those of the gold; order counts in tuples and intervals, not in lists and sets. Units,
-    currency signs and degrees are dropped, but two known units must agree; 20% equals 20 and 1/5. A decimal
-    equals a fraction no decimal can write when six digits agree. An answer too large to compare is `limit`
-    unless it is the gold letter by letter; one the algebra cannot read or cannot show equal is unequal.
-    Source: math-verify for the algebra, without its known false positives.
+    `grader`: `ours` wants the brackets of the gold; order counts in tuples and intervals, not in lists and sets; units,
+    currency signs and degrees are dropped, but two known units must agree; 20% equals 20 and 1/5; a decimal equals a
+    fraction no decimal can write when six digits agree. `deepscaler` and `math_verify` follow those projects' rules,
+    `either` of the two is enough for NVIDIA (section 2), `both` is strict. `scope`: the answer is the last box after
+    the last `</think>`; or DeepScaleR's, the last `\boxed{` between the first and second `</think>`; or, as Open-RS
+    has it, the last box of the whole response, thinking included, or without one its last formula.
+    An answer too large to compare is `limit` unless it is the gold letter by letter; one the algebra cannot read or
+    cannot show equal is unequal. Source: math-verify for the algebra of `ours`, without its known false positives.
     """
 
-    think: Literal["required", "optional"] = "required"
-    max_chars: int = Field(1_000, ge=1)
-    max_nesting: int = Field(50, ge=1)
+    grader: Literal["ours", "deepscaler", "math_verify", "either", "both"] = "ours"
+    scope: Literal["answer", "deepscaler", "whole"] = "answer"
+    max_chars: int = Field(MAX_CHARS, ge=1)
+    max_nesting: int = Field(MAX_NESTING, ge=1)
 
     def prepare(self) -> None:
         """Load the algebra now, so that the first answer does not pay for it."""
-        same_by_algebra("x+1", "1+x")
+        for compare in GRADERS[self.grader]:
+            compare("x+1", r"1+\frac{x}{1}")
 
-    def grade(self, response: str, gold: Any) -> Verdict:
-        golds = alternatives(gold)
-        if not golds:
-            return Verdict(None, "verifier_error", detail={"why": "the gold is no answer", "gold": repr(gold)[:200]})
+    def read(self, gold: Any) -> list[str]:
+        """The alternatives as text. Raises: ValueError where one is empty or no answer at all."""
+        return alternatives(gold)
+
+    def extract(self, response: str) -> str | None:
+        if self.scope == "whole":
+            return (last_box(response) or last_formula(response) or "").strip() or None
         region = answer_region(response, self.think)
-        answer = (last_box(region) or "").strip() if region is not None else ""
-        if not answer:
-            return Verdict(0.0, "no_answer")
-        if any(answer.split() == g.split() for g in golds):
+        if region is None:
+            return None
+        if self.scope == "deepscaler":
+            parts = response.split("</think>")
+            return (deepscaler_box(parts[1 if len(parts) > 1 else 0]) or "").strip() or None
+        return (last_box(region) or "").strip() or None
+
+    def guess(self, response: str) -> str | None:
+        found = last_box(response) or stated_answer(response) or last_formula(response) or last_number(response)
+        return found if found and not excess(found) else None
+
+    def judge_guess(self, answer: str, gold: list[str]) -> float:
+        numbers = [answer, last_number(answer) or answer]
+        return float(any(same_cheaply(g, text) for g in gold for text in numbers))
+
+    def example(self, gold: Any) -> str:
+        return rf"<think></think> \boxed{{{self.read(gold)[0]}}}"
+
+    def judge(self, answer: str, gold: list[str]) -> Verdict:
+        if any(answer.split() == g.split() for g in gold):
             return Verdict(1.0, "ok", answer)
-        if why := self.excess(answer):
+        if why := excess(answer, self.max_chars, self.max_nesting):
             return Verdict(0.0, "limit", answer[:200], {"why": why})
-        failure = ""
-        for g in golds:
-            try:
-                if equal(g, answer):
-                    return Verdict(1.0, "ok", answer)
-            except Exception as error:  # algebra on arbitrary text raises anything at all
-                failure = type(error).__name__
-        return Verdict(None, "verifier_error", answer, {"why": failure}) if failure else Verdict(0.0, "ok", answer)
-
-    def excess(self, answer: str) -> str:
-        """Why this answer is too large to compare; empty if it is not."""
-        if len(answer) > self.max_chars:
-            return f"longer than {self.max_chars} characters"
-        if max(accumulate((char in "([{") - (char in ")]}") for char in answer)) > self.max_nesting:
-            return f"nested deeper than {self.max_nesting}"
-        if sum(map(str.isdigit, answer)) > MAX_DIGITS:
-            return f"more than {MAX_DIGITS} digits"
-        return "a number too large to compute" if EXPLOSIVE.search(answer) else ""
+        failure, found = "", []
+        for compare in GRADERS[self.grader]:
+            found.append(False)
+            for g in gold:
+                try:
+                    found[-1] |= found[-1] or compare(g, answer)
+                except Exception as error:  # algebra on arbitrary text raises anything at all
+                    failure = type(error).__name__
+            if found[-1] != (self.grader == "both"):
+                break
+        right = found[-1]
+        if failure and not right:
+            return Verdict(None, "verifier_error", answer, {"why": failure})
+        return Verdict(float(right), "ok", answer)
 
 
-def alternatives(gold: Any) -> list[str] | None:
-    r"""The gold answers as text; None if one of them is empty or not an answer at all.
+def alternatives(gold: Any) -> list[str]:
+    r"""The gold answers as text. Raises: ValueError if one of them is empty or not an answer at all.
 
     >>> alternatives([142.0, r"\boxed{7}"])
     ['142', '7']
@@ -85,41 +105,12 @@ def alternatives(gold: Any) -> list[str] | None:
     texts = []
     for item in gold if isinstance(gold, list | tuple) else [gold]:
         if isinstance(item, bool) or not isinstance(item, str | int | float) or item in (math.inf, -math.inf) or item != item:
-            return None
-        try:
-            text = str(int(item) if isinstance(item, float) and item.is_integer() else item)
-        except ValueError:  # an integer beyond the interpreter's limit on digits
-            return None
+            raise ValueError("no answer")
+        text = str(int(item) if isinstance(item, float) and item.is_integer() else item)
         text = (last_box(text) or "") if r"\boxed" in text else text
         if not clean(text)[0]:
-            return None
+            raise ValueError("empty")
         texts.append(text.strip())
+    if not texts:
+        raise ValueError("no alternatives")
     return texts
-
-
-def last_box(text: str) -> str | None:
-    r"""What the last box that closes holds.
-
-    >>> last_box(r"\boxed{1} then \fbox{\frac{1}{2}} or \boxed{3")
-    '\\frac{1}{2}'
-    """
-    start = len(text)
-    for _ in range(SCAN_BOXES):
-        start = max(text.rfind(r"\boxed", 0, start), text.rfind(r"\fbox", 0, start))
-        if start < 0:
-            break
-        opening = BOX.match(text, start)
-        inside = braced(text, opening.end()) if opening else None
-        if inside is not None:
-            return inside
-    return None
-
-
-def braced(text: str, start: int) -> str | None:
-    """The text from `start` to the brace that closes it, if that is near enough."""
-    depth = 1
-    for brace in BRACE.finditer(text, start, start + SCAN_CHARS):
-        depth += (brace[0] == "{") - (brace[0] == "}")
-        if depth == 0:
-            return text[start : brace.start()]
-    return None

@@ -1,7 +1,6 @@
 """The interface of a task: numbered problems in splits that never share one."""
 
 from abc import abstractmethod
-from typing import Any
 
 from longthink.errors import TaskError
 from longthink.part import Part
@@ -25,10 +24,5 @@ class Task(Part):
         """A teacher's response for supervised fine-tuning, as text. Raises: TaskError where there is no teacher."""
         raise TaskError(f"task kind {type(self).__module__.split('.')[-1]} has no teacher; engine.kind = 'teacher' needs one")
 
-    def gold_response(self, problem: Problem) -> str:
-        """A response the task's verifier must accept, used by `check`."""
-        return f"</think> \\boxed{{{_first(problem.gold)}}}"
-
-
-def _first(gold: Any) -> Any:
-    return gold[0] if isinstance(gold, list | tuple) and gold else gold
+    def gold_response(self, problem: Problem) -> str | None:
+        """A response the task's verifier must accept, used by `check`; None where the task knows nothing but the gold."""

@@ -142,7 +142,7 @@ class Countdown(Task):
 
     def gold_response(self, problem: Problem) -> str:
         numbers, target = problem.gold["numbers"], problem.gold["target"]
-        return f"</think> {expression(self._solve(numbers, target))}"
+        return f"<think></think> {expression(self._solve(numbers, target))}"
 
     def _solve(self, numbers: list[int], target: int) -> list[Move]:
         """A chain that reaches the target, by exhaustive search."""

@@ -82,12 +82,6 @@ class File(Task):
         stem = Path(getattr(self, split).removesuffix(".gz")).stem
         return Problem(id=f"{stem}:{number}", prompt=self._prompt(messages), gold=gold, meta={"row": number})
 
-    def gold_response(self, problem: Problem) -> str:
-        """A gold that boxes its own answer (a worked solution) is the response; any other is boxed."""
-        if isinstance(problem.gold, str) and "\\boxed" in problem.gold:
-            return f"</think> {problem.gold}"
-        return super().gold_response(problem)
-
     def _rows(self, split: str) -> tuple[Row, ...]:
         if split not in SPLITS:
             raise TaskError(f"task: there is no split {split!r}; expected one of {', '.join(SPLITS)}")

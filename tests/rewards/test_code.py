@@ -160,9 +160,10 @@ def test_functions_the_tests_borrow_from_the_program():
 
 def test_no_program_is_no_answer():
     for response in ("", "no code", "```text\nx\n```", "```python\nunclosed"):
-        verdict = Code(think="optional").grade(response, ECHO)
+        verdict = Code().grade(response, ECHO)
         assert (verdict.score, verdict.status) == (0.0, "no_answer")
-    assert Code().grade("```python\nprint(1)\n```", ECHO).status == "no_answer"  # no </think>
+    verdict = Code(think="template").grade("```python\nprint(int(input()) + 1)", ECHO)
+    assert (verdict.score, verdict.status, verdict.detail["lenient"]) == (0.0, "no_answer", 1.0)
     assert Code().grade("```python\n1\n``` </think>\n```\nprint(int(input()) + 1)\n```", ECHO).score == 1.0
 
 

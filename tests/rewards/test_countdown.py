@@ -77,9 +77,34 @@ def test_malformed_answers_are_wrong_answers(answer: str) -> None:
 
 
 def test_thinking_must_be_closed_where_it_is_required() -> None:
-    answer = "<think> <answer>(3+7)*12</answer>"
-    assert Countdown().grade(answer, GOLD).status == "no_answer"
-    assert Countdown(think="optional").grade(answer, GOLD).score == 1.0
+    closed, bare, opened = "<think>so</think> (3+7)*12", "(3+7)*12", "<think> (3+7)*12"
+    scores = {
+        think: [Countdown(think=think).grade(answer, GOLD).score for answer in (closed, "so</think> (3+7)*12", bare, opened)]
+        for think in ("optional", "template", "required")
+    }
+    assert scores == {"optional": [1, 1, 1, 0], "template": [1, 1, 0, 0], "required": [1, 0, 0, 0]}
+
+
+def test_a_right_answer_without_its_format_is_kept_beside_the_score() -> None:
+    found = Countdown(think="template", tags="required").grade("I think (3+7)*12 = 120, done", GOLD)
+    assert (found.score, found.status, found.detail) == (0.0, "no_answer", {"lenient": 1.0, "lenient_answer": "(3+7)*12"})
+    assert Countdown(think="template").grade("3+7*12", GOLD).detail["lenient"] == 0.0
+    assert Countdown(think="template").grade("hm", GOLD).detail == {}
+
+
+@pytest.mark.parametrize(
+    ("answer", "tinyzero", "reasoning_gym"),
+    [
+        ("<answer>(3+7)*12</answer>", 1.0, 1.0),
+        ("<answer>3+7+12</answer>", 0.1, 0.05),
+        ("<answer>12*10</answer>", 0.1, 0.05),
+        ("<answer>twelve</answer>", 0.1, 0.01),
+        ("(3+7)*12", 0.0, 0.01),
+    ],
+)
+def test_credit_for_wrong_answers_as_in_other_projects(answer: str, tinyzero: float, reasoning_gym: float) -> None:
+    assert Countdown(credit="tinyzero", tags="required").grade(answer, GOLD).score == tinyzero
+    assert Countdown(credit="reasoning_gym", tags="required").grade(answer, GOLD).score == reasoning_gym
 
 
 def test_only_what_follows_the_last_think_tag_counts() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from longthink.answers import equal
+from longthink.maths.answers import equal
 from longthink.rewards.math import Math
 from longthink.rewards.pool import RewardPool
 
@@ -318,3 +318,87 @@ def test_every_gold_is_its_own_right_answer() -> None:
         verdicts = pool.drain()
     assert len(verdicts) > 2_000
     assert {key: verdict for key, verdict in verdicts.items() if verdict.score != 1.0} == {}
+
+
+# -- graders, scopes and guesses ---------------------------------------------------------------------------------------
+
+GRADERS = ("ours", "deepscaler", "math_verify", "either", "both")
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "right"),
+    [
+        ("5", "5", GRADERS),
+        ("5", "6", ()),
+        ("\\frac{1}{2}", "\\frac{2}{4}", ("ours", "math_verify", "either")),
+        ("5", "x_1=5", ("ours", "math_verify", "either")),
+        ("(1,2)", "\\{1,2\\}", ("math_verify", "either")),
+        ("1 000", "1+000", ("deepscaler", "either")),  # a blank between digits is a sum there
+        ("10", "10 weeks", ("ours", "deepscaler", "either")),
+        ("x+1", "1+x", GRADERS),
+        (["7", "x+1"], "1+x", GRADERS),
+    ],
+)
+def test_graders_disagree_where_their_rules_do(gold: Any, answer: str, right: tuple[str, ...]) -> None:
+    found = {grader: Math(grader=grader).grade(boxed(answer), gold).score for grader in GRADERS}
+    assert found == {grader: float(grader in right) for grader in GRADERS}
+
+
+def test_either_takes_the_verdict_of_the_grader_that_does_not_fail() -> None:
+    gold = "\\frac{1}{0}"  # math-verify refuses it
+    assert Math(grader="math_verify").grade(boxed("5"), gold).status == "verifier_error"
+    assert Math(grader="either").grade(boxed("5"), gold).status == "verifier_error"
+    assert Math(grader="either").grade(boxed("1/0"), gold).score == 1.0
+    assert Math(grader="both").grade(boxed("5"), gold).score == 0.0  # one says no
+    assert Math(grader="both").grade(boxed("1/0"), gold).score is None
+
+
+@pytest.mark.parametrize(
+    ("response", "answer", "deepscaler", "whole"),
+    [
+        ("<think>\\boxed{1}</think> \\boxed{2}", "2", "2", "2"),
+        ("<think>\\boxed{1}</think> two", None, None, "1"),
+        ("<think>\\boxed{1}", None, None, "1"),
+        ("<think>a</think> \\boxed{2} </think> \\boxed{3}", "3", "2", "3"),
+        ("<think>a</think> \\fbox{2}", "2", None, "2"),
+        ("<think>a</think> so $2$.", None, None, "2"),
+    ],
+)
+def test_scopes(response: str, answer: str | None, deepscaler: str | None, whole: str | None) -> None:
+    assert Math().extract(response) == answer
+    assert Math(scope="deepscaler").extract(response) == deepscaler
+    assert Math(scope="whole").extract(response) == whole
+
+
+@pytest.mark.parametrize(
+    ("response", "guess"),
+    [
+        ("\\boxed{5}", 1.0),
+        ("so the answer is 5.", 1.0),
+        ("we get $x = 5$", 1.0),
+        ("3 + 2 makes 5", 1.0),
+        ("5 and then 6", 0.0),
+        ("the answer is five", 0.0),
+        ("\\boxed{2^{3^{4^5}}}", None),
+        ("nothing", None),
+    ],
+)
+def test_an_answer_in_the_wrong_place_is_guessed_at_but_never_a_reward(response: str, guess: float | None) -> None:
+    verdict = Math(think="template").grade(response, "5")
+    assert (verdict.score, verdict.status, verdict.detail.get("lenient")) == (0.0, "no_answer", guess)
+
+
+@pytest.mark.parametrize("grader", GRADERS)
+def test_the_example_of_a_gold_is_accepted_by_every_grader(grader: str) -> None:
+    reward = Math(grader=grader)  # type: ignore[arg-type]
+    for gold in (5, "\\frac{1}{2}", ["x+1", "7"], "so \\boxed{3}", 2.5):
+        assert reward.grade(reward.example(gold), gold).score == 1.0
+
+
+@given(st.text(alphabet="0123456789xy+-*/^(),.=\\{}fracsqtod %$", max_size=25) | st.text(max_size=25))
+@settings(derandomize=True, deadline=None, max_examples=60)
+def test_no_answer_raises_from_any_grader(text: str) -> None:
+    for grader in GRADERS:
+        for scope in ("answer", "deepscaler", "whole"):
+            verdict = Math(grader=grader, scope=scope).grade(boxed(text), "x+1")  # type: ignore[arg-type]
+            assert verdict.score in (0.0, 1.0, None)

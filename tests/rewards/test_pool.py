@@ -173,7 +173,7 @@ def test_a_worker_that_cannot_start_raises_with_its_last_words(monkeypatch: pyte
 def test_one_pool_grades_for_many_rewards(pool: RewardPool) -> None:
     pool.submit("math", r"</think> \boxed{0.5}", r"\frac{1}{2}", Math())
     pool.submit("lenient", "(3+7)*12", GOLD, Countdown(think="optional"))
-    pool.submit("strict", "(3+7)*12", GOLD)
+    pool.submit("strict", "(3+7)*12", GOLD, Countdown(think="required"))
     assert [v.score for v in pool.drain().values()] == [1.0, 1.0, 0.0]
 
 
@@ -248,7 +248,13 @@ def test_a_worker_loads_no_training_library() -> None:
 class Broken(Reward):
     """A reward that raises what it is given."""
 
-    def grade(self, response: str, gold: Any) -> Verdict:
+    def read(self, gold: Any) -> Any:
+        return gold
+
+    def extract(self, response: str) -> str:
+        return response
+
+    def judge(self, answer: str, gold: Any) -> Verdict:
         raise gold
 
 

@@ -184,13 +184,6 @@ def test_system_message_is_put_first_and_replaces(tmp_path: Path) -> None:
         )
 
 
-def test_gold_response_boxes_an_answer_once(tmp_path: Path) -> None:
-    rows = [{"prompt": "Q", "answer": g} for g in ("2", ["3", "4"], 5, "so \\boxed{6}.")]
-    task = File(test=str(write(tmp_path / "d.json", rows)))
-    responses = [task.gold_response(task.problem("test", index)) for index in range(4)]
-    assert responses == ["</think> \\boxed{2}", "</think> \\boxed{3}", "</think> \\boxed{5}", "</think> so \\boxed{6}."]
-
-
 # Order
 
 

@@ -6,7 +6,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-__all__ = ["clean", "equal", "same_by_algebra"]
+__all__ = ["GLYPHS", "TEXT", "clean", "equal", "same_by_algebra", "same_by_library", "same_cheaply"]
 
 TINY = 1e-4  # math-verify rounds to 6 decimals, which says nothing of smaller numbers
 GLYPHS = str.maketrans(
@@ -168,6 +168,15 @@ def equal(gold: str, answer: str) -> bool:
     return same_structure(g, a)
 
 
+def same_cheaply(gold: str, answer: str) -> bool:
+    """Whether two answers are the same text or the same exact number; no algebra."""
+    (g, g_unit), (a, a_unit) = clean(gold), clean(answer)
+    if g_unit and a_unit and g_unit != a_unit:
+        return False
+    x, y = number(g), number(a)
+    return key(g) == key(a) or (x is not None and y is not None and same_number(x, y))
+
+
 def same_structure(gold: str, answer: str) -> bool:
     """Compare tuples, intervals, sets and lists part by part; everything else by algebra."""
     (g, golds), (a, answers) = structure(gold), structure(answer)
@@ -280,3 +289,22 @@ def parsed(text: str) -> Any:
     latex = LatexExtractionConfig(boxed_match_priority=0, normalization_config=nothing_lost)
     found = parse(rf"\boxed{{{text}}}", [latex], fallback_mode="no_fallback", parsing_timeout=None, raise_on_error=True)
     return found[0].xreplace({s: I for s in found[0].free_symbols if s.name == "i"}) if found else None
+
+
+def same_by_library(gold: str, answer: str) -> bool:
+    """What math-verify says with its own settings, of the answer in a box. Raises: ValueError for a gold it cannot read."""
+    from math_verify import verify
+
+    g, a = parsed_by_library(gold), parsed_by_library(answer)
+    if not g:
+        raise ValueError("math-verify reads no answer in the gold")
+    return bool(verify(g, a, timeout_seconds=None, raise_on_error=True))
+
+
+@lru_cache(4096)
+def parsed_by_library(text: str) -> Any:
+    from math_verify import LatexExtractionConfig, parse
+
+    logging.getLogger("math_verify").setLevel(logging.ERROR)
+    latex = LatexExtractionConfig(boxed_match_priority=0)
+    return parse(rf"\boxed{{{text}}}", [latex], parsing_timeout=None, raise_on_error=True)
