@@ -28,7 +28,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="longthink", description="Small language models learn to reason by RL with verifiable rewards."
     )
-    verbs = parser.add_subparsers(required=True, metavar="train|eval|check|report|verify")
+    verbs = parser.add_subparsers(required=True, metavar="train|eval|check|report|verify|serve-rewards|doctor")
     t = verbs.add_parser("train", help="run a recipe")
     t.add_argument("recipe", nargs="?", help="a TOML file; with --resume the run's own recipe is the default")
     t.add_argument("--out", type=Path, help="the run folder (default runs/<name>)")
@@ -66,6 +66,14 @@ def _parser() -> argparse.ArgumentParser:
     v.add_argument("--out", type=Path, required=True, metavar="VERDICTS")
     v.add_argument("--workers", type=int, default=0, help="processes that grade (default: one a core)")
     v.set_defaults(command=_verify)
+    s = verbs.add_parser("serve-rewards", help="grade for trainers on other machines, over HTTP")
+    s.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for other machines of a trusted network")
+    s.add_argument("--port", type=int, default=8765, help="0 picks a free one")
+    s.add_argument("--workers", type=int, default=0, help="processes that grade (default: one a core)")
+    s.add_argument("--queue", type=int, default=16_384, help="rows held at most; more are refused until there is room")
+    s.set_defaults(command=_serve)
+    d = verbs.add_parser("doctor", help="what this machine can run: isolation, processors, packages")
+    d.set_defaults(command=_doctor)
     return parser
 
 
@@ -133,10 +141,34 @@ def _report(args: argparse.Namespace) -> int:
 
 def _verify(args: argparse.Namespace) -> int:
     from longthink.grade import verify_file
+
+    print(verify_file(args.source, args.out, _workers(args.workers)))
+    return 0
+
+
+def _serve(args: argparse.Namespace) -> int:
+    from longthink.reward_server import serve
+
+    if not 0 <= args.port <= 65_535 or args.queue < 1:
+        raise RecipeError(f"serve-rewards: --port {args.port} --queue {args.queue}; expected 0 to 65535, and at least 1")
+    serve(args.host, args.port, _workers(args.workers), args.queue)
+    return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from longthink.doctor import report
+
+    print(report())
+    return 0
+
+
+def _workers(asked: int) -> int:
+    """Processes that grade: as many as asked for, or one a usable core. Raises: RecipeError for a negative number."""
     from longthink.machine import usable_cores
 
-    print(verify_file(args.source, args.out, max(1, args.workers or usable_cores())))
-    return 0
+    if asked < 0:
+        raise RecipeError(f"--workers is {asked}, expected at least 1, or 0 for one a core")
+    return asked or usable_cores()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from longthink.data import DataSource
 from longthink.engines.base import Stream
 from longthink.folder import Tokenizer
 from longthink.recipe import RolloutSettings
-from longthink.rewards.pool import RewardPool
+from longthink.rewards.pool import Grader
 from longthink.rng import derive_seed
 from longthink.types import Group, Ints, Problem, Request, Rollout, RolloutId, Sampling, Verdict
 
@@ -29,7 +29,7 @@ class Progress(Protocol):
 def collect(
     engine: Stream,
     data: DataSource,
-    pool: RewardPool,
+    pool: Grader,
     settings: RolloutSettings,
     *,
     seed: int,
@@ -39,7 +39,8 @@ def collect(
     """N·G rollouts of the next N problems with their verdicts, and the groups made of them, in cursor order.
 
     A rollout's draws are keyed by (run seed, group, sample). A rollout whose verdict has no score (our part
-    failed) leaves its group; a group left with fewer than two, when groups have more than one, is dropped.
+    failed) leaves its group, or has a reward of 0 if `settings.unscored` says so; a group left with fewer than two, when
+    groups have more than one, is dropped.
     """
     drawn = data.draw(settings.prompts)
     requests = [
@@ -61,10 +62,11 @@ def collect(
     )
     groups: list[Group] = []
     for start in range(0, len(scored), settings.group_size):
-        members = [(r, v) for r, v in scored[start : start + settings.group_size] if v.score is not None]
+        whole = scored[start : start + settings.group_size]
+        members = [(r, v) for r, v in whole if v.score is not None or settings.unscored == "zero"]
         if len(members) >= min(2, settings.group_size):
             rollouts, verdicts = zip(*members, strict=True)
-            rewards = tuple(v.score for v in verdicts)
+            rewards = tuple(v.score or 0.0 for v in verdicts)
             groups.append(Group(rollouts[0].problem, rollouts, verdicts, rewards))
     return scored, groups
 
@@ -75,7 +77,7 @@ def _request(group: int, sample: int, problem: Problem, prompt: Ints, window: in
 
 def sample_and_score(
     engine: Stream,
-    pool: RewardPool,
+    pool: Grader,
     tokenizer: Tokenizer,
     requests: Sequence[Request],
     *,
@@ -96,7 +98,7 @@ def sample_and_score(
         rollout = replace(rollout, text=tokenizer.decode(rollout.response_ids))
         rollouts.append(rollout)
         known = journal.get(rollout.id)
-        if known is not None and known[0] == rollout.text:
+        if known is not None and known[0] == rollout.text and known[1].status in TIMED:
             verdicts[rollout.id] = known[1]
         elif rollout.truncated and not grade_truncated:
             verdicts[rollout.id] = Verdict(0.0, "truncated")
@@ -131,9 +133,9 @@ def rollout_rows(scored: Sequence[Scored], step: int) -> list[dict[str, Any]]:
 
 
 def timed_verdicts(rows: Sequence[Mapping[str, Any]]) -> dict[RolloutId, tuple[str, Verdict]]:
-    """The journalled verdicts that grading again might change, with the text they judged."""
+    """The journalled verdicts that grading again, or probing again, might change, with the text they judged."""
     return {
         RolloutId(row["group"], row["sample"]): (row["text"], Verdict(**row["verdict"]))
         for row in rows
-        if row["verdict"]["status"] in TIMED
+        if {row["verdict"]["status"], row["verdict"]["detail"].get("probe", {}).get("status")} & set(TIMED)
     }

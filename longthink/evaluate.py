@@ -10,7 +10,7 @@ from longthink.engines.base import Stream
 from longthink.errors import TaskError
 from longthink.folder import Tokenizer
 from longthink.recipe import RolloutSettings
-from longthink.rewards.pool import RewardPool
+from longthink.rewards.pool import Grader
 from longthink.rng import derive_seed
 from longthink.stats import mean_interval, pass_at_k
 from longthink.tasks.base import Task
@@ -59,7 +59,7 @@ class Evaluation:
 
 def evaluate(
     engine: Stream,
-    pool: RewardPool,
+    pool: Grader,
     task: Task,
     tokenizer: Tokenizer,
     *,

@@ -7,8 +7,9 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.progress import Progress
@@ -20,9 +21,19 @@ from longthink.rewards.countdown import Countdown
 from longthink.rewards.pool import RewardPool
 from longthink.types import Verdict
 
-__all__ = ["verify", "verify_file", "verify_rows"]
+__all__ = ["Row", "read_row", "verify", "verify_file", "verify_rows"]
 
 AHEAD = 64  # rows a worker that are read before the first of them must be decided
+
+
+class Row(NamedTuple):
+    """A row to grade; instead of its verifier the verdict on a row that cannot be graded."""
+
+    reward: Reward | Verdict
+    response: str
+    gold: Any
+
+
 _lock = threading.Lock()
 _pool: list[RewardPool] = []
 
@@ -45,9 +56,28 @@ def verify(kind: str, response: str, gold: Any, **options: Any) -> Verdict:
         return _pool[0].take("verify")
 
 
+def read_row(row: Any) -> Row:
+    """What a row of JSON `{"kind", "response", "gold", …options}` asks for; a verdict already where it asks for nothing."""
+    try:
+        if not isinstance(row, dict):
+            raise TaskError(f"expected an object with kind, response and gold, got {type(row).__name__}")
+        fields = dict(row)
+        response, gold = fields.pop("response"), fields.pop("gold")
+        if not isinstance(response, str):
+            raise TaskError(f"response is {type(response).__name__}, expected text")
+        return Row(_reward(json.dumps(fields, sort_keys=True)), response, gold)
+    except (LongthinkError, ValueError, KeyError, TypeError, RecursionError) as error:
+        why = f"no {error} in the row" if isinstance(error, KeyError) else str(error)
+        return Row(Verdict(None, "verifier_error", detail={"why": why[:300]}), "", None)
+
+
+@lru_cache(1024)
+def _reward(table: str) -> Reward:
+    return load_part(Reward, json.loads(table))
+
+
 def verify_rows(lines: Iterable[str], workers: int) -> Iterator[tuple[str, Verdict]]:
-    """Kind and verdict of each line of JSON `{"kind", "response", "gold", …options}`, in order."""
-    rewards: dict[str, Reward] = {}
+    """Kind and verdict of each line of JSON, in order."""
     waiting: deque[tuple[str, int | Verdict]] = deque()
     with RewardPool(Countdown(), workers) as pool:
 
@@ -56,23 +86,15 @@ def verify_rows(lines: Iterable[str], workers: int) -> Iterator[tuple[str, Verdi
             return kind, found if isinstance(found, Verdict) else pool.take(found)
 
         for number, line in enumerate(lines):
-            kind = "?"
             try:
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise TaskError(f"expected an object with kind, response and gold, got {type(row).__name__}")
-                response, gold = row.pop("response"), row.pop("gold")
-                if not isinstance(response, str):
-                    raise TaskError(f"response is {type(response).__name__}, expected text")
-                kind, name = str(row.get("kind")), json.dumps(row, sort_keys=True)
-                if name not in rewards:
-                    rewards[name] = load_part(Reward, row)
-            except (LongthinkError, ValueError, KeyError, TypeError, RecursionError) as error:
-                why = f"no {error} in the row" if isinstance(error, KeyError) else str(error)
-                waiting.append((kind, Verdict(None, "verifier_error", detail={"why": why[:300]})))
+                reward, response, gold = read_row(json.loads(line))
+            except (ValueError, RecursionError) as error:
+                reward = Verdict(None, "verifier_error", detail={"why": f"not JSON: {error}"[:300]})
+            if isinstance(reward, Verdict):
+                waiting.append(("?", reward))
             else:
-                pool.submit(number, response, gold, rewards[name])
-                waiting.append((kind, number))
+                pool.submit(number, response, gold, reward)
+                waiting.append((reward.kind, number))
             if len(waiting) > AHEAD * workers:
                 yield decided(waiting.popleft())
         while waiting:

@@ -6,8 +6,6 @@ import math
 import os
 from pathlib import Path
 
-import torch
-
 from longthink.errors import RecipeError
 from longthink.recipe import Recipe
 
@@ -30,6 +28,8 @@ def keep_memory() -> None:
 
 def fast_bf16() -> bool:
     """True where this CPU multiplies bf16 in hardware (AVX512-BF16 or AMX); elsewhere bf16 is emulated and slow."""
+    import torch  # here and below, for what only asks about cores
+
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
@@ -47,6 +47,8 @@ def resolve(recipe: Recipe) -> Recipe:
 
     The resolved values are written beside the run and read back on resume: they decide the last bits.
     """
+    import torch
+
     model = recipe.model
     cuda = model.device.startswith("cuda")
     if cuda and not torch.cuda.is_available():

@@ -44,6 +44,7 @@ class RolloutSettings(Table):
     max_prompt_tokens: int = Field(1024, ge=1)
     long_prompts: Literal["error", "drop"] = "error"
     truncated: Literal["zero", "as_graded"] = Field("zero", description="score of a rollout that met the window")
+    unscored: Literal["exclude", "zero"] = Field("exclude", description="a rollout our own part failed to score")
 
 
 class EngineSettings(Table):
@@ -109,6 +110,14 @@ class CheckpointSettings(Table):
     keep: int = Field(2, ge=1, description="newest ones kept, beside the best one and those an event still needs")
 
 
+class ProbeSettings(Table):
+    """Regrading a share of the rollouts by a second verifier, to notice when the first is wrong or gamed (probe.py)."""
+
+    every: int = Field(0, ge=0, description="steps between probes; 0 for none")
+    share: float = Field(0.1, gt=0, le=1, description="of a step's graded rollouts; at least one")
+    reward: dict[str, Any] = Field({}, description="the second verifier; required when `every` is set")
+
+
 class BudgetSettings(Table):
     """When the run ends: whichever comes first."""
 
@@ -141,6 +150,7 @@ class Recipe(Table):
     task: dict[str, Any]
     reward: dict[str, Any]
     workers: int = Field(2, ge=1, description="verifier processes")
+    reward_servers: tuple[str, ...] = Field((), description="host:port of `longthink serve-rewards`; empty grades here")
     engine: EngineSettings = EngineSettings()
     rollout: RolloutSettings = RolloutSettings()
     advantage: AdvantageSettings = AdvantageSettings()
@@ -149,6 +159,7 @@ class Recipe(Table):
     validation: ValidationSettings = ValidationSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
     budget: BudgetSettings = BudgetSettings()
+    probe: ProbeSettings = ProbeSettings()
     stage: tuple[Stage, ...] = ()
     tensorboard: bool = False
     aliases: tuple[Literal["verl", "trl"], ...] = Field((), description="also log under these projects' names")
@@ -159,6 +170,8 @@ class Recipe(Table):
         r, learner = self.rollout, self.learner
         if not all(0.0 <= beta < 1.0 for beta in learner.betas):
             raise ValueError(f"learner.betas is {list(learner.betas)}, expected two numbers of at least 0 and below 1")
+        if self.probe.every and not self.probe.reward:
+            raise ValueError("probe.every is set without probe.reward; expected the table of a second verifier")
         if self.engine.kind == "teacher" and self.loss.kind != "nll":
             raise ValueError("engine.kind is teacher, whose rollouts have no log-probs; expected loss.kind = 'nll'")
         if any(not s.until and not s.max_steps for s in self.stage[:-1]):

@@ -17,6 +17,7 @@ def summarize(scored: Sequence[Scored], groups: Sequence[Group], generated_befor
     lengths = np.array([r.num_tokens for r, _ in scored], np.float64)
     right = np.array([(v.score or 0.0) >= 1.0 for _, v in scored])
     statuses = Counter(v.status for _, v in scored)
+    lenient = [float(v.detail.get("lenient") or v.score or 0.0) for _, v in scored]
     row: dict[str, Any] = {
         "tokens/generated": generated_before + int(lengths.sum()),
         "tokens/step": int(lengths.sum()),
@@ -25,6 +26,7 @@ def summarize(scored: Sequence[Scored], groups: Sequence[Group], generated_befor
         "length/min": float(lengths.min()),
         "length/max": float(lengths.max()),
         "length/clip_ratio": float(np.mean([r.truncated for r, _ in scored])),
+        "reward/lenient_mean": float(np.mean(lenient)),
     }
     if right.any():
         row["length/right_mean"] = float(lengths[right].mean())

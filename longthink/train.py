@@ -19,10 +19,12 @@ from longthink.machine import resolve
 from longthink.metrics import aliased
 from longthink.model import ModelConfig
 from longthink.part import load_part
+from longthink.probe import probe
 from longthink.progress import Progress
 from longthink.recipe import Recipe, RolloutSettings, Stage
+from longthink.reward_client import RemotePool
 from longthink.rewards.base import Reward
-from longthink.rewards.pool import RewardPool
+from longthink.rewards.pool import Grader, RewardPool
 from longthink.run import Run
 from longthink.settings import Settings, fold
 from longthink.summarize import summarize
@@ -72,6 +74,7 @@ class Training:
         refuse_misfit(recipe, model.config)
         self.task = load_part(Task, recipe.task)
         self.reward = load_part(Reward, recipe.reward)
+        self.second = load_part(Reward, recipe.probe.reward) if recipe.probe.every else None
         self.triggers = [load_part(Trigger, s.until) if s.until else None for s in recipe.stage]
         self.tokenizer = model.tokenizer
         self.side_files = model.side_files()
@@ -87,7 +90,7 @@ class Training:
         try:
             self.cluster = LocalCluster(recipe)
             self._stack.callback(self.cluster.close)
-            self.pool = self._stack.enter_context(RewardPool(self.reward, recipe.workers))
+            self.pool = self._stack.enter_context(open_pool(recipe, self.reward))
             if not resume:
                 self.run = Run.create(folder, recipe, parent.lineage() if parent else {})
             self._restore(resume, parent)
@@ -149,18 +152,23 @@ class Training:
         """One step: collect groups, give every token an advantage, update the weights."""
         run, loss, temperature = self.run, self.recipe.loss, settings.rollout.temperature
         with _Clock(self.progress, "rollouts") as sampled:
+            journal, seed = run.journal(step), self.recipe.seed
             scored, groups = collect(
                 self.cluster,
                 self.data,
                 self.pool,
                 settings.rollout,
-                seed=self.recipe.seed,
-                journal=run.journal(step),
+                seed=seed,
+                journal=journal,
                 progress=self.progress.rollouts,
             )
+            probed: dict[str, float] = {}
+            if self.second is not None and step % self.recipe.probe.every == 0:
+                share = self.recipe.probe.share
+                scored, probed = probe(self.pool, scored, self.second, share, seed=seed, step=step, journal=journal)
             run.write_rollouts(step, rollout_rows(scored, step))
         with _Clock(self.progress, "update") as updated:
-            row = summarize(scored, groups, run.generated_tokens)
+            row = summarize(scored, groups, run.generated_tokens) | probed
             if groups:
                 batch = Batch.of(groups)
                 batch = self.cluster.logprobs(batch, loss, temperature)
@@ -328,6 +336,11 @@ class _Clock:
 
     def __exit__(self, *_: object) -> None:
         self.seconds = time.perf_counter() - self._started
+
+
+def open_pool(recipe: Recipe, reward: Reward) -> Grader:
+    """What grades: processes here, or the recipe's reward servers. Raises: RewardError where they do not start or answer."""
+    return RemotePool(reward, recipe.reward_servers) if recipe.reward_servers else RewardPool(reward, recipe.workers)
 
 
 def refuse_misfit(recipe: Recipe, config: ModelConfig) -> None:

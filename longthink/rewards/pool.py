@@ -21,13 +21,13 @@ from collections import Counter, deque
 from collections.abc import Hashable
 from pathlib import Path
 from subprocess import PIPE, Popen
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 from longthink.errors import RewardError
 from longthink.rewards.base import Reward
 from longthink.types import Verdict
 
-__all__ = ["RewardPool"]
+__all__ = ["Grader", "RewardPool"]
 
 COMMAND = [sys.executable, "-m", "longthink.rewards.worker"]
 MAX_JOBS = 8  # in flight per worker: hides the round trip, and a hanging job holds up no more than these
@@ -37,6 +37,16 @@ RETIRE_AFTER = 5_000  # jobs
 MAX_FRUITLESS = 3  # losses in a row per worker without a job to show for them
 # The stacks of a thread pool would fill the address space of a worker; sympy walks through sets, whose order hashes decide.
 WORKER_ENV = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+
+
+class Grader(Protocol):
+    """What grades rollouts: processes here (`RewardPool`) or on other machines (`longthink.reward_client.RemotePool`)."""
+
+    def submit(self, key: Hashable, response: str, gold: Any, reward: Reward | None = None) -> None: ...
+    def take(self, key: Hashable) -> Verdict: ...
+    def drain(self) -> dict[Hashable, Verdict]: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_: object) -> None: ...
 
 
 class Job(NamedTuple):
@@ -123,8 +133,9 @@ class RewardPool:
         self._selector = selectors.DefaultSelector()
         self._workers: list[Worker] = []
         self._queue: deque[Job] = deque()
-        self._verdicts: dict[Hashable, Verdict | None] = {}
-        self._num_open = self._num_jobs = self._fruitless = 0
+        self._open: set[Hashable] = set()
+        self._decided: dict[Hashable, tuple[int, Verdict]] = {}
+        self._num_jobs = self._fruitless = 0
         for _ in range(workers):
             self._start()
 
@@ -136,7 +147,7 @@ class RewardPool:
 
     def submit(self, key: Hashable, response: str, gold: Any, reward: Reward | None = None) -> None:
         """Ask for a verdict; it does not wait. Raises: RewardError for a key that is in use until its verdict is taken."""
-        if key in self._verdicts or not self._workers:
+        if key in self._open or key in self._decided or not self._workers:
             raise RewardError(f"reward pool: job {key!r} was submitted " + ("twice" if self._workers else "after close()"))
         reward = reward or self._reward
         if (name := self._tables.get(reward)) is None:
@@ -146,27 +157,34 @@ class RewardPool:
             job = {"job": self._num_jobs, "reward": name, "response": response, "gold": gold}
             line = json.dumps(job).encode("ascii") + b"\n"
         except (TypeError, ValueError, RecursionError) as error:
-            self._verdicts[key] = Verdict(None, "verifier_error", detail={"why": f"the gold is not JSON: {error}"[:200]})
+            why = f"the gold is not JSON: {error}"[:200]
+            self._decided[key] = self._num_jobs, Verdict(None, "verifier_error", detail={"why": why})
             return
-        self._verdicts[key] = None
-        self._num_open += 1
+        self._open.add(key)
         self._queue.append(Job(self._num_jobs, key, line, name, reward.deadline_s))
         self._turn(0.0)
 
     def take(self, key: Hashable) -> Verdict:
         """Wait for one verdict and forget it."""
-        while self._verdicts[key] is None:
+        while key in self._open:
             self._wait()
-        verdict = self._verdicts.pop(key)
-        assert verdict is not None
-        return verdict
+        return self._decided.pop(key)[1]
 
     def drain(self) -> dict[Hashable, Verdict]:
-        """Wait until all is decided; the verdicts since the last drain, in the order of submission."""
-        while self._num_open:
+        """Wait until all is decided; the verdicts not yet taken, in the order of submission."""
+        while self._open:
             self._wait()
-        decided, self._verdicts = self._verdicts, {}
-        return {key: verdict for key, verdict in decided.items() if verdict is not None}
+        return self.poll(0.0)
+
+    def poll(self, timeout_s: float) -> dict[Hashable, Verdict]:
+        """Move things on, waiting at most so long for one to happen; the verdicts not yet taken, in the order of submission."""
+        self._wait(0.0 if self._decided else timeout_s)
+        decided, self._decided = self._decided, {}
+        return {key: verdict for key, (_, verdict) in sorted(decided.items(), key=lambda item: item[1][0])}
+
+    def watch(self, descriptor: int) -> None:
+        """Let `poll` return early when this descriptor can be read."""
+        self._selector.register(descriptor, selectors.EVENT_READ, None)
 
     def close(self) -> None:
         """Kill the workers, whatever they are at; undecided jobs are dropped."""
@@ -174,18 +192,18 @@ class RewardPool:
             worker.kill()
             worker.close()
         self._workers.clear()
-        self._num_open = 0
+        self._open.clear()
         self._selector.close()
 
-    def _wait(self) -> None:
+    def _wait(self, timeout_s: float = START_S) -> None:
         due = min(worker.due() for worker in self._workers)
-        self._turn(min(max(0.0, due - time.monotonic()), START_S))
+        self._turn(min(max(0.0, due - time.monotonic()), timeout_s))
 
     def _turn(self, timeout_s: float) -> None:
         """Hand over, wait for a pipe, move bytes, and only then look at the clocks."""
         self._hand_over()
         for event, mask in self._selector.select(timeout_s):
-            worker: Worker = event.data
+            worker: Worker | None = event.data  # None: a descriptor that is watched
             if worker in self._workers:
                 (self._write if mask & selectors.EVENT_WRITE else self._read)(worker)
         now = time.monotonic()
@@ -247,8 +265,8 @@ class RewardPool:
             self._replace(worker)
 
     def _decide(self, job: Job, verdict: Verdict) -> None:
-        self._verdicts[job.key] = verdict
-        self._num_open -= 1
+        self._open.remove(job.key)
+        self._decided[job.key] = job.number, verdict
 
     def _start(self) -> None:
         worker = Worker(self._tables[self._reward])
