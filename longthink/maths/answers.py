@@ -6,15 +6,22 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-__all__ = ["GLYPHS", "TEXT", "clean", "equal", "same_by_algebra", "same_by_library", "same_cheaply"]
+from longthink.maths.units import TEXT, without_unit
+
+__all__ = ["GLYPHS", "clean", "equal", "same_by_algebra", "same_by_library", "same_cheaply"]
 
 TINY = 1e-4  # math-verify rounds to 6 decimals, which says nothing of smaller numbers
 GLYPHS = str.maketrans(
     {"\u2212": "-", "\u2013": "-", "\u00d7": r"\times ", "·": r"\cdot ", "π": r"\pi ", "∞": r"\infty ", "°": r"^\circ "}
+    | {"\u00bd": r"\frac{1}{2}", "\u00bc": r"\frac{1}{4}", "\u00be": r"\frac{3}{4}", "\u2153": r"\frac{1}{3}"}
+    | {"\u2154": r"\frac{2}{3}", "\u2264": r"\le ", "\u2265": r"\ge ", "\u222a": r"\cup ", "\u2205": r"\emptyset "}
 ) | {wide: wide - 0xFEE0 for wide in range(0xFF01, 0xFF5F)}
-TEXT = r"\\(?:text(?:bf|it|rm|normal)?|mbox|math(?:rm|bf|it)|operatorname)\s*\{([^{}]*)\}"
-POWER = r"\s*(\^\s*\{?-?\d+\}?)?"
+TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")
 REWRITES = (
+    (r"\\color\s*\{\w+\}|\\textcolor\s*\{\w+\}", ""),
+    (r"√\s*(\d+|[a-zA-Z]|\([^()]*\))", r"\\sqrt{\1}"),
+    (r"\{:\}", ":"),
+    (r"\\\{\s*\\\}", r"\\emptyset "),
     (r"(?<!\\)\\[()]|\\?[$£€]|\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|q?quad)(?![a-zA-Z])", " "),
     (r"(?<=\d)\s*(?:\{,\}|,\s*\\!|\\,|\\!)\s*(?=\d{3}(?!\d))", ""),  # thousands
     (r"(?:(?<!\\)\\[!,;: ]|[~\s])+", " "),  # one blank at most: the patterns for units backtrack over them
@@ -28,19 +35,16 @@ REWRITES = (
     (r"(?<![a-zA-Z\\])(?:infinity|oo)(?![a-zA-Z])", r"\\infty "),
     (r"^\s*[a-zA-Z]\s*\\in(?![a-zA-Z])", ""),
 )
-KNOWN_UNITS = (
-    "mm millimeter|cm centimeter|m meter metre|km kilometer|in inch inche|ft foot feet|yd yard|mi mile|g gram|kg kilogram|"
-    "s sec second|min minute|h hr hour|day|week|month|yr year|cent|dollar|deg degree|rad radian|hz hertz|ml|l liter litre|percent"
-)
-UNITS = {alias: names.split()[0] for names in KNOWN_UNITS.split("|") for alias in names.split()}
-UNIT_IN_TEXT = re.compile(rf"(.*?[\d)}}])\s*{TEXT}{POWER}((?:\s*{TEXT}{POWER})*)", re.DOTALL)
-UNIT_BARE = re.compile(
-    rf"((?:[^a-zA-Z\\]|\\(?:frac|times|cdot|pi|sqrt)|\\%)*[\d)}}]\s*)([a-zA-Z]{{2,}}){POWER}((?:\s+[a-zA-Z]+)*)"
-)
 WORDS = re.compile(r"(?i:no)|(?=.*[A-Za-z]{3})[A-Za-z][A-Za-z .'-]*")
 THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?|[-+]?\d{1,3}(?: \d{3})+(?:\.\d+)?")
-ASSIGNED = re.compile(r"([a-zA-Z](?:_\{?\w+\}?)?|[a-zA-Z]\([a-zA-Z]\))\s*=\s*([^=<>]+)")
+ASSIGNED = re.compile(
+    r"([a-zA-Z](?:_\{?\w+\}?)?|[a-zA-Z]\([a-zA-Z]\)|\(\s*[a-zA-Z](?:_\{?\w+\}?)?(?:\s*,\s*[a-zA-Z](?:_\{?\w+\}?)?)*\s*\))"
+    r"\s*=\s*([^=<>]+)"
+)
+REPEATING = re.compile(r"([-+]?)(\d*)\.(\d*)\\overline\{(\d+)\}")
+MIXED = re.compile(r"([-+]?)(\d+) (\d+)/(\d+)")
 BASED = re.compile(r"([-+]?[0-9A-F]*\d[0-9A-F]*(?:\.[0-9A-F]+)?)_\{?(\d+)\}?")
+BASES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9", "ten": "10"}
 BASE = re.compile(r"\d_\{?(\d+)")
 NAME = re.compile(r"\\[a-zA-Z]+|[a-zA-Z]")
 RELATION = re.compile(r"[<>]|\\[gl]e(?![a-zA-Z])")
@@ -59,6 +63,9 @@ def clean(text: str) -> tuple[str, str]:
     (('32348', ''), ('\\frac{1}{2}', 'cm^2'))
     """
     text = text.translate(GLYPHS)
+    if TRIGONOMETRIC.search(text):
+        text = re.sub(r"(\d+(?:\.\d+)?)\s*\^\s*\{?\s*\\circ\s*\}?", r"{(\1 \\cdot \\frac{\\pi}{180})}", text)
+    text = re.sub(rf"_\s*\{{?\s*{TEXT}\s*\}}?", lambda m: "_{" + BASES.get(m[1].strip().lower(), m[0][1:]) + "}", text)
     for pattern, replacement in REWRITES:
         text = re.sub(pattern, replacement, text)
     text, unit = without_unit(text.strip().rstrip("., "))
@@ -68,22 +75,6 @@ def clean(text: str) -> tuple[str, str]:
     if THOUSANDS.fullmatch(text):
         text = re.sub(r"[, ]", "", text)
     return re.sub(r"^\+\s*", "", text), unit
-
-
-def without_unit(text: str) -> tuple[str, str]:
-    """The text before a unit, a counted thing or a percent sign at its end, and the name of that unit if it has one."""
-    if match := re.fullmatch(r"(.*[\d)}])\s*\\?%", text, re.DOTALL):
-        return match[1], "%"
-    if match := UNIT_IN_TEXT.fullmatch(text):
-        is_unit = len(match[2].strip()) > 1 or match[2].strip() in UNITS
-    elif match := UNIT_BARE.fullmatch(text):  # `2ab` and `2 ab` are products, `2 apples` are not
-        name = match[2].lower().removesuffix("s")
-        is_unit = (match[1].endswith(" ") and (name in UNITS or len(name) > 3)) or name in ("mm", "cm", "km", "kg")
-    if not match or not is_unit or not re.search(r"\d", match[1]):
-        return text, ""
-    name = match[2].strip(" .").lower()
-    unit = UNITS.get(name) or UNITS.get(name.removesuffix("s"), "")
-    return match[1].strip(), unit + key(match[3] or "") if unit and not match[4] else ""
 
 
 @lru_cache(4096)
@@ -115,6 +106,14 @@ def number(text: str) -> Fraction | None:
             if whole and not 0 < value < 1:
                 return None
             return (int(whole or 0) + value) * (-1 if sign == "-" else 1)
+        if match := REPEATING.fullmatch(text):
+            sign, whole, fixed, block = match.groups()
+            nines = int("9" * len(block)) * 10 ** len(fixed)
+            value = Fraction(int(whole or 0)) + Fraction(int(fixed or 0), 10 ** len(fixed)) + Fraction(int(block), nines)
+            return -value if sign == "-" else value
+        if match := MIXED.fullmatch(text):
+            part = Fraction(int(match[3]), int(match[4]))
+            return (int(match[2]) + part) * (-1 if match[1] == "-" else 1) if 0 < part < 1 else None
         if match := SCIENTIFIC.fullmatch(text):
             return Fraction(match[1]) * Fraction(10) ** int(match[2] or 0)
     except (ValueError, ZeroDivisionError):
@@ -163,9 +162,33 @@ def equal(gold: str, answer: str) -> bool:
         percents = (x / 100 if g_unit == "%" else x), (y / 100 if a_unit == "%" else y)
         return same_number(x, y) or (g_unit != a_unit and same_number(*percents))
     m, n = ASSIGNED.fullmatch(g), ASSIGNED.fullmatch(a)
-    if (m or n) and not (m and n and key(m[1]) != key(n[1])):
-        return equal(m[2] if m else g, n[2] if n else a)
+    if m and n:
+        return equal(m[2], n[2]) if key(m[1]) == key(n[1]) else same_structure(g, a)
+    if n and "=" not in g:
+        return equal(g, n[2])
+    if m and "=" not in a:
+        return equal(m[2], a)
+    if "=" in a and "=" not in g and len(split(a)) == 1:
+        return same_chain(g, a)
+    if g.count(":") > 1 or a.count(":") > 1:
+        return same_ratio(g.split(":"), a.split(":"))
     return same_structure(g, a)
+
+
+def same_chain(gold: str, answer: str) -> bool:
+    """Whether each side of a chain of equations is the gold, letters at its beginning aside: a+b=2+3=5 is 5, 4=5 is not."""
+    first, *sides = answer.split("=")
+    return all(equal(gold, side) for side in ([] if re.search(r"[a-zA-Z]", first) else [first]) + sides)
+
+
+def same_ratio(golds: list[str], answers: list[str]) -> bool:
+    """Whether two ratios of several terms have equal terms, or terms that are proportional numbers."""
+    if len(golds) != len(answers):
+        return False
+    x, y = [number(g) for g in golds], [number(a) for a in answers]
+    if None in x or None in y:
+        return all(map(equal, golds, answers))
+    return all(p * y[0] == q * x[0] for p, q in zip(x, y, strict=True))  # type: ignore[operator]
 
 
 def same_cheaply(gold: str, answer: str) -> bool:

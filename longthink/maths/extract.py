@@ -16,21 +16,28 @@ DECORATION = " \t\r\n*_`"
 
 
 def last_box(text: str) -> str | None:
-    r"""What the last `\boxed{…}` or `\fbox{…}` that closes holds.
+    r"""What the last `\boxed{…}` or `\fbox{…}` that closes holds; of boxes in one another the outermost.
 
     >>> last_box(r"\boxed{1} then \fbox{\frac{1}{2}} or \boxed{3")
     '\\frac{1}{2}'
+    >>> last_box(r"\boxed{\boxed{5}}"), last_box(r"\boxed{6 or \boxed{5}}")
+    ('5', '6 or {5}')
     """
-    start = len(text)
+    start, best, found = len(text), len(text), None
     for _ in range(SCAN_BOXES):
         start = max(text.rfind(r"\boxed", 0, start), text.rfind(r"\fbox", 0, start))
         if start < 0:
             break
         opening = BOX.match(text, start)
         inside = braced(text, opening.end()) if opening else None
-        if inside is not None:
-            return inside
-    return None
+        if opening and inside is not None and (found is None or opening.end() + len(inside) > best):
+            best, found = start, inside
+    if found is None:
+        return None
+    alone = BOX.match(found.strip())
+    if alone and braced(found.strip(), alone.end()) == found.strip()[alone.end() : -1]:
+        return last_box(found)
+    return BOX.sub("{", found)
 
 
 def braced(text: str, start: int) -> str | None:

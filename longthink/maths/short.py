@@ -5,7 +5,8 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from longthink.maths.answers import GLYPHS, TEXT
+from longthink.maths.answers import GLYPHS
+from longthink.maths.units import TEXT
 
 __all__ = ["Quantity", "plain_text", "plain_words", "quantity", "same_short"]
 
