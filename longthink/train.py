@@ -147,6 +147,7 @@ class Training:
             self._finish_step(step, settings, row)
         if self._saved != self.run.step:  # a stop was asked for after the step had been finished
             self._checkpoint(self.run.step)
+        self._prune()  # again, for a run that was killed between its last checkpoint and this
 
     def train_step(self, step: int, settings: Settings) -> dict[str, Any]:
         """One step: collect groups, give every token an advantage, update the weights."""
@@ -310,13 +311,18 @@ class Training:
     # -- checkpoints --------------------------------------------------------------------------------------------
 
     def _checkpoint(self, step: int) -> None:
-        """Save the holders; keep the newest checkpoints, the stage's best, and what a later event goes back to."""
+        """Save the holders, and remove the checkpoints nobody needs any more."""
         run = self.run
         before = [s for s in checkpoint.steps(run.folder) if s < step]
         facts = {"run_id": run.id, "policy_version": run.policy_version, "parent_step": before[-1] if before else None}
         checkpoint.save_checkpoint(run.folder, step, [self.cluster, self.data], self.side_files, facts)
         self._saved = step
-        newest = set([*before, step][-self.recipe.checkpoint.keep :])
+        self._prune()
+
+    def _prune(self) -> None:
+        """Keep the newest checkpoints, the stage's best, and what a later event goes back to."""
+        run, step = self.run, self.run.step
+        newest = set([s for s in checkpoint.steps(run.folder) if s <= step][-self.recipe.checkpoint.keep :])
         best = run.best(fold(self.recipe, run.events).stage)
         named = {int(e["action"]["from_step"]) for e in run.events if e["step"] > min(newest) and "from_step" in e["action"]}
         checkpoint.prune(run.folder, newest | named | ({int(best["step"])} if best else set()))

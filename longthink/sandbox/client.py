@@ -24,6 +24,7 @@ ENVIRONMENT = {"PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THRE
 START_S, KILL_S = 60.0, 5.0  # until a zygote is ready; until a killed child must be gone
 STACK_BYTES = 256 << 20  # deep recursion is the programs' daily bread
 MAX_ERROR = 1 << 16
+MAX_RESULTS = 64 << 20  # of all runs of one program in one child
 Status = Literal["ok", "error", "timeout", "limit", "crash"]
 
 
@@ -131,6 +132,29 @@ class Sandbox:
             opened.close_writing()
             ends, late = self._follow([child], child, [out, err], deadline_s)
         return Outcome(_status(ends[child], late, out.over, err), bytes(out.data), _last_line(err))
+
+    def run_many(self, source: str, inputs: list[str], *, deadline_s: float, max_output: int = 8 << 20) -> list[Outcome]:
+        """Run a program on one input after another in a single child, as far as it gets.
+
+        A run may leave something behind for the next one: only the first failure, and success anywhere, can be believed.
+        """
+        with _Descriptors() as opened:
+            results, err = opened.output(MAX_RESULTS), opened.output(MAX_ERROR)
+            payload = opened.text(json.dumps({"source": source, "inputs": inputs, "most": max_output}))
+            self._fork("scripts", [opened.text(""), opened.text(""), err.writing, payload, results.writing])
+            opened.close_writing()
+            self._follow([self._number], self._number, [results, err], deadline_s)
+        outcomes = []
+        for line in results.data.splitlines()[: len(inputs)]:
+            try:
+                found = json.loads(line)
+                outcome = Outcome(found["status"], found["printed"].encode(), found["why"])
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                break  # cut off, or the program's own doing
+            if outcome.status not in ("ok", "error", "limit"):
+                break
+            outcomes.append(outcome)
+        return outcomes
 
     def test(self, source: str, tests: str, *, deadline_s: float) -> Outcome:
         """Run tests in one child against a program in another; stdout is a `.` or `F` for each assertion, `$` when all ran."""

@@ -15,7 +15,7 @@ PRELOADED = (
     "abc", "array", "bisect", "calendar", "cmath", "collections", "contextlib", "copy", "dataclasses", "datetime", "decimal",
     "difflib", "enum", "fractions", "functools", "hashlib", "heapq", "io", "itertools", "json", "math", "numbers", "operator",
     "pprint", "queue", "random", "re", "secrets", "statistics", "string", "struct", "textwrap", "threading", "time", "typing",
-    "unicodedata", "uuid", "zlib", "numpy", "sortedcontainers",
+    "unicodedata", "uuid", "zlib", "sortedcontainers",
 )  # fmt: skip
 OPENED = (
     "string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random", "statistics", "itertools",

@@ -250,6 +250,7 @@ def main() -> None:
     sys.path[:] = [p for p in sys.path[1:] if p != sources or p.endswith("-packages")]
     sys.argv[:] = ["program"]
     threading.stack_size(16 << 20)  # the default is as large as the main thread's
+    confine.filter_template()  # made once: a child has other things to do
     zygote = Zygote(control, memory, seconds)
     ready = zygote.start()
     gc.collect()

@@ -167,6 +167,20 @@ def test_no_program_is_no_answer():
     assert Code().grade("```python\n1\n``` </think>\n```\nprint(int(input()) + 1)\n```", ECHO).score == 1.0
 
 
+LEAKS = {
+    "takes stdin away": "import sys\nn = int(sys.stdin.read())\nsys.stdin = None\nprint(n + 1)",
+    "closes descriptors": "import os\nn = int(os.read(0, 9))\nos.write(1, b'%d' % (n + 1))\nos.close(0)\nos.close(1)",
+    "leaves at once": "import os\nprint(int(input()) + 1, flush=True)\nos._exit(0)",
+    "keeps a counter in a module": "import math\nmath.k = getattr(math, 'k', 0) + 1\nprint(int(input()) + math.k)",
+    "breaks print": "import builtins\nprint(int(input()) + 1)\nbuiltins.print = None",
+}
+
+
+@pytest.mark.parametrize("name", LEAKS)
+def test_what_one_test_leaves_behind_does_not_fail_the_next(name):
+    assert grade(LEAKS[name], ECHO).score == 1.0
+
+
 def test_past_the_deadline_the_tests_passed_so_far_count_or_none():
     program = "n = int(input())\nwhile n == 3: pass\nprint(n + 1)"
     verdict = grade(program, ECHO, seconds=0.5)

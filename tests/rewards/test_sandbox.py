@@ -128,13 +128,22 @@ def test_the_kernel_refuses(sandbox, name):
 
 
 def test_fork_bombs_leave_nothing(sandbox):
-    before = processes()
     run(sandbox, "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass", deadline_s=0.3)
-    assert processes() <= before and healthy(sandbox)
+    assert not offspring(sandbox) and healthy(sandbox)
 
 
-def processes():
-    return {p.name for p in Path("/proc").iterdir() if p.name.isdigit()}
+def offspring(sandbox):
+    """The zygote's children, and processes like it that have lost their parent."""
+    zygote = sandbox._process.pid
+    name, found = Path(f"/proc/{zygote}/cmdline").read_bytes(), []
+    for folder in Path("/proc").iterdir():
+        try:
+            parent = folder.name.isdigit() and int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent in (1, zygote) and parent and (folder / "cmdline").read_bytes() == name:
+                found.append(folder.name)
+        except OSError:
+            continue
+    return found
 
 
 FILES = {
@@ -217,13 +226,45 @@ def test_text_of_any_kind_passes(sandbox):
     assert run(sandbox, "import sys; sys.stdout.buffer.write(bytes(range(256)))").stdout == bytes(range(256))
 
 
+def test_one_child_runs_many_inputs_as_far_as_it_gets(sandbox):
+    twice = "n = int(input())\nprint(2 * n)\nif n == 3: "
+    inputs = ["1", "2", "3", "4"]
+    assert sandbox.run_many(twice + "pass", inputs, deadline_s=5) == [("ok", b"%d\n" % n, "") for n in (2, 4, 6, 8)]
+    assert sandbox.run_many(twice + "exit()", inputs, deadline_s=5)[-1] == ("ok", b"8\n", "")
+    assert sandbox.run_many(twice + "1 / 0", inputs, deadline_s=5)[2] == ("error", b"6\n", "ZeroDivisionError: division by zero")
+    assert len(sandbox.run_many(twice + "import os; os._exit(0)", inputs, deadline_s=5)) == 2
+    assert len(sandbox.run_many(twice + "\n while True: pass", inputs, deadline_s=0.5)) == 2
+    assert [o.status for o in sandbox.run_many("print('x' * 99)", ["", ""], deadline_s=5, max_output=98)] == ["limit"] * 2
+    assert sandbox.run_many("def (", ["", ""], deadline_s=5) == []
+    assert healthy(sandbox)
+
+
+FRAMES = [
+    "{}",
+    "[]",
+    "3",
+    '{"status": 3}',
+    '{"status": "ok", "printed": 3, "why": ""}',
+    '{"status": "great", "printed": "", "why": ""}',
+    "[" * 9999,
+]
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+def test_a_program_that_answers_for_itself_says_nothing_else_than_its_output(sandbox, frame):
+    forged = f"import os\nos.write(4, {frame!r}.encode() + b'\\n')\nos._exit(0)"
+    assert sandbox.run_many(forged, ["", ""], deadline_s=5) == []
+    assert healthy(sandbox)
+
+
 def test_descriptors_and_processes_are_given_back(sandbox):
     healthy(sandbox)
-    before = len(os.listdir("/proc/self/fd")), processes()
+    before = len(os.listdir("/proc/self/fd"))
     for source in ("1", "1 / 0", "while True: pass"):
         run(sandbox, source, deadline_s=0.2)
         sandbox.test(source, "assert f() == 1", deadline_s=0.2)
-    assert (len(os.listdir("/proc/self/fd")), processes()) == before
+        sandbox.run_many(source, ["", ""], deadline_s=0.2)
+    assert len(os.listdir("/proc/self/fd")) == before and not offspring(sandbox)
 
 
 def test_a_lost_zygote_is_an_error_and_the_next_job_starts_another(sandbox):
