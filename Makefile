@@ -4,7 +4,7 @@ SEED ?= 0
 OUT ?= runs/quickstart_$(SEED)
 BIN := .venv/bin
 
-.PHONY: quickstart control direct test test-full lint bench verifier-table study install clean stress
+.PHONY: quickstart control direct test test-full lint bench verifier-table study install clean stress bench-verifiers
 
 install: .venv/core
 .venv/core: pyproject.toml
@@ -33,6 +33,8 @@ test-full: lint  ## every kill point and every row
 
 bench:  ## ratios against TRL and transformers, each in its own environment
 	benchmarks/run
+bench-verifiers: .venv/dev  ## verifications a second against math-verify, programs against cold interpreters
+	$(BIN)/python benchmarks/verifiers.py --write
 stress: .venv/dev  ## 100,000 rows, 1,000 of them hostile, through `longthink verify`
 	$(BIN)/python benchmarks/stress.py
 verifier-table: .venv/core  ## agreement of each maths grader with hand-made labels

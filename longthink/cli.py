@@ -28,7 +28,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="longthink", description="Small language models learn to reason by RL with verifiable rewards."
     )
-    verbs = parser.add_subparsers(required=True, metavar="train|eval|check|report|verify|serve-rewards|doctor")
+    verbs = parser.add_subparsers(required=True, metavar="train|eval|check|report|verify|serve-rewards|puzzles|doctor")
     t = verbs.add_parser("train", help="run a recipe")
     t.add_argument("recipe", nargs="?", help="a TOML file; with --resume the run's own recipe is the default")
     t.add_argument("--out", type=Path, help="the run folder (default runs/<name>)")
@@ -72,6 +72,12 @@ def _parser() -> argparse.ArgumentParser:
     s.add_argument("--workers", type=int, default=0, help="processes that grade (default: one a core)")
     s.add_argument("--queue", type=int, default=16_384, help="rows held at most; more are refused until there is room")
     s.set_defaults(command=_serve)
+    p = verbs.add_parser("puzzles", help="write a file of logic puzzles with what their verifier needs (reasoning-gym)")
+    p.add_argument("--out", type=Path, required=True, metavar="FILE", help="jsonl of prompt and gold, for task kind `file`")
+    p.add_argument("--task", action="append", default=[], metavar="NAME", help="may be repeated; default: every usable task")
+    p.add_argument("--size", type=int, default=100, help="problems a task")
+    p.add_argument("--seed", type=int, default=0)
+    p.set_defaults(command=_puzzles)
     d = verbs.add_parser("doctor", help="what this machine can run: isolation, processors, packages")
     d.set_defaults(command=_doctor)
     return parser
@@ -152,6 +158,13 @@ def _serve(args: argparse.Namespace) -> int:
     if not 0 <= args.port <= 65_535 or args.queue < 1:
         raise RecipeError(f"serve-rewards: --port {args.port} --queue {args.queue}; expected 0 to 65535, and at least 1")
     serve(args.host, args.port, _workers(args.workers), args.queue)
+    return 0
+
+
+def _puzzles(args: argparse.Namespace) -> int:
+    from longthink.puzzles import usable_tasks, write_puzzles
+
+    print(write_puzzles(args.out, args.task or usable_tasks(), args.size, args.seed))
     return 0
 
 

@@ -71,12 +71,11 @@ def deepscaler_box(text: str) -> str | None:
 def answer_tag(text: str) -> str | None:
     """What the last `<answer>…</answer>` holds; None if that is nothing.
 
-    >>> answer_tag("<answer>1</answer> <answer> 2 </answer> <answer>3")
+    >>> answer_tag("<answer>1</answer> <answer> 2 </answer> </answer> <answer>3")
     '2'
     """
-    end = text.rfind("</answer>")
-    start = text.rfind("<answer>", 0, max(end, 0))
-    return text[start + len("<answer>") : end].strip() or None if start >= 0 else None
+    start = text.rfind("<answer>", 0, max(text.rfind("</answer>"), 0))
+    return text[start + len("<answer>") : text.find("</answer>", start)].strip() or None if start >= 0 else None
 
 
 def stated_answer(text: str) -> str | None:

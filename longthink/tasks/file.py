@@ -25,6 +25,7 @@ PROMPT_COLUMNS = ("prompt", "problem", "question")
 GOLD_COLUMNS = (
     "reward_model.ground_truth",  # verl, rLLM
     "reward_spec.ground_truth",  # SkyRL
+    "gold",  # `longthink verify` and `longthink puzzles`
     "answer",  # DeepScaleR, TRL, GSM8K
     "final_answer",  # OlympiadBench
     "expected_answer",  # NeMo RL
