@@ -6,6 +6,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
+from longthink.maths.numeric import differ
 from longthink.maths.units import TEXT, without_unit
 
 __all__ = ["GLYPHS", "clean", "equal", "same_by_algebra", "same_by_library", "same_cheaply"]
@@ -272,6 +273,8 @@ def same_by_algebra(gold: str, answer: str) -> bool:
     """What math-verify says, unless it is a truth it reached by overlooking case, a base or a tiny difference."""
     from math_verify import verify
 
+    if differ(gold, answer):
+        return False
     pair = told_apart(gold, answer)
     if pair is None or sorted(BASE.findall(gold)) != sorted(BASE.findall(answer)):
         return False
