@@ -3,7 +3,7 @@
     python benchmarks/verifiers.py [--pairs 5] [--write]      (make bench-verifiers)
 
 maths    verifications a second, ours against math-verify alone (the whole response, as trainers call it, and its box only)
-code     executions a second, our sandbox against a cold `python -I` a test
+code     executions a second of a program on ten inputs, our sandbox against a cold `python -I` a test
 overlap  what grading adds to a rollout when it runs beside generation: the same rollouts with and without a pool
 """
 
@@ -25,6 +25,7 @@ import torch
 
 from longthink.engines.embedded import EmbeddedEngine
 from longthink.folder import ModelFolder, tiny_folder
+from longthink.rewards.code import Code
 from longthink.rewards.countdown import Countdown
 from longthink.rewards.math import Math
 from longthink.rewards.pool import RewardPool
@@ -35,7 +36,7 @@ from longthink.types import Request, RolloutId, Sampling
 
 HERE = Path(__file__).resolve().parent
 MATH = HERE.parents[1] / "shared" / "data" / "math_eval" / "still_MATH_OAI.jsonl.gz"
-GOLDS, GROUP, PROGRAMS, ROLLOUTS = 100, 8, 40, 256
+GOLDS, GROUP, PROGRAMS, TESTS, ROLLOUTS = 100, 8, 10, 10, 256
 THINKING = "Let me see. First, 3 + 4 = 7, so $x = 7$ or $x = \\frac{7}{2}$. But wait, is that so? " * 30
 PROGRAM = "n = int(input())\nprint(sum(i * i for i in range(n)))\n"
 TEMPLATE = "{{ bos_token }} {% for m in messages %}{{ m['content'] }} {% endfor %}<think>"
@@ -85,26 +86,37 @@ def maths() -> dict[str, Measure]:
 
 
 def code() -> dict[str, Measure]:
-    sandbox = Sandbox()
-    assert sandbox.run(PROGRAM, "10", deadline_s=5.0).stdout == b"285\n"
+    """A right program on ten inputs: graded by our verifier, run alone in our sandbox, and run by cold interpreters."""
+    reward, sandbox = Code(), Sandbox()
+    inputs = [str(n) for n in range(TESTS)]
+    gold = {"inputs": inputs, "outputs": [str(sum(i * i for i in range(n))) for n in range(TESTS)]}
+    assert reward.grade(f"```python\n{PROGRAM}```", gold).score == 1.0
 
-    def ours() -> float:
+    def graded() -> float:
         started = time.perf_counter()
-        for n in range(PROGRAMS):
-            sandbox.run(PROGRAM, str(n), deadline_s=5.0)
+        for _ in range(PROGRAMS):
+            reward.grade(f"```python\n{PROGRAM}```", gold)
+        return time.perf_counter() - started
+
+    def each() -> float:
+        started = time.perf_counter()
+        for _ in range(PROGRAMS):
+            for text in inputs:
+                sandbox.run(PROGRAM, text, deadline_s=5.0)
         return time.perf_counter() - started
 
     def cold() -> float:
         started = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "program.py").write_text(PROGRAM)
-            for n in range(PROGRAMS):
-                subprocess.run(
-                    [sys.executable, "-I", f"{folder}/program.py"], input=str(n).encode(), capture_output=True, check=True
-                )
+            for _ in range(PROGRAMS):
+                for text in inputs:
+                    command = [sys.executable, "-I", f"{folder}/program.py"]
+                    subprocess.run(command, input=text.encode(), capture_output=True, check=True)
         return time.perf_counter() - started
 
-    return {f"ours ({sandbox.level})": ours, "cold interpreter": cold}
+    level = sandbox.level
+    return {f"ours ({level})": graded, f"a process a test ({level})": each, "cold interpreter a test": cold}
 
 
 def overlap() -> dict[str, Measure]:
@@ -151,7 +163,7 @@ def ratio(over: list[float], under: list[float]) -> float:
 
 def report(pairs: int) -> str:
     lines = ["| what | count | seconds | a second | ratio |", "|---|---|---|---|---|"]
-    for what, sides, count in (("maths", maths(), len(golds()) * GROUP), ("code", code(), PROGRAMS)):
+    for what, sides, count in (("maths", maths(), len(golds()) * GROUP), ("code", code(), PROGRAMS * TESTS)):
         found = medians(sides, pairs)
         ours = next(iter(found.values()))
         for name, seconds in found.items():
