@@ -5,6 +5,7 @@
     ├── TaskError         a data file or a problem in it is wrong
     ├── ModelError        a model folder, its tokenizer or its chat template is wrong
     ├── RewardError       a verifier could not be started or broke its contract
+    │   └── SandboxError  programs cannot be run safely here
     ├── EngineError       generation could not go on
     ├── LearnerError      an update could not go on (a non-finite loss, say)
     └── CheckpointError   a run folder or a checkpoint in it cannot be used
@@ -22,6 +23,7 @@ __all__ = [
     "ModelError",
     "RecipeError",
     "RewardError",
+    "SandboxError",
     "StorageError",
     "TaskError",
 ]
