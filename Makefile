@@ -35,6 +35,7 @@ bench:  ## ratios against TRL and transformers, each in its own environment
 	benchmarks/run
 bench-verifiers: .venv/dev  ## verifications a second against math-verify, programs against cold interpreters
 	$(BIN)/python benchmarks/verifiers.py --write
+	$(BIN)/python benchmarks/pathological.py --write
 stress: .venv/dev  ## 100,000 rows, 1,000 of them hostile, through `longthink verify`
 	$(BIN)/python benchmarks/stress.py
 verifier-table: .venv/core  ## agreement of each maths grader with hand-made labels

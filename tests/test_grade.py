@@ -8,10 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from longthink import verify
 from longthink.cli import main
 from longthink.errors import RecipeError
+from longthink.grade import read_row
+from longthink.rewards.base import Reward
+from longthink.types import Verdict
 
 RIGHT = {"kind": "countdown", "response": "</think> (3+7)*12", "gold": {"numbers": [3, 7, 12], "target": 120}}
 WRONG = {**RIGHT, "response": "</think> 3+7*12"}
@@ -80,3 +85,22 @@ def test_nothing_heavy_is_loaded_to_grade() -> None:
     code = "import sys, longthink, longthink.rewards.worker, longthink.sandbox.zygote; sys.exit('torch' in sys.modules)"
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     assert subprocess.run([sys.executable, "-c", code], env=env).returncode == 0
+
+
+KEYS = st.sampled_from(["kind", "response", "gold", "think", "x"])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner),
+    max_leaves=12,
+)
+KINDS = st.sampled_from(["math", "code", "choice", "short_answer", "puzzle", "instructions", "countdown", "nonsense", 3, None])
+
+
+@given(JSON | st.fixed_dictionaries({"kind": KINDS, "response": st.text(max_size=20), "gold": JSON}))
+@settings(derandomize=True, deadline=None, max_examples=300)
+def test_no_row_raises(row: object) -> None:
+    reward, response, gold = read_row(row)
+    verdict = reward if isinstance(reward, Verdict) else None
+    assert verdict is None or (verdict.score is None and verdict.status == "verifier_error")
+    if isinstance(reward, Reward) and reward.kind not in ("code", "puzzle"):
+        assert reward.grade(response, gold).score in (0.0, 1.0, None)

@@ -196,6 +196,7 @@ def functional(source: str, entry_point: str | None) -> Tests:
     return assertions(source)
 
 
+@lru_cache(256)
 def assertions(source: str) -> Tests:
     count = sum(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(source)))
     if not count:

@@ -8,6 +8,8 @@ import warnings
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from longthink.rewards.code import Code, last_program, read_gold, same_output
 from longthink.sandbox.client import Sandbox
@@ -332,3 +334,19 @@ def test_a_hundred_reference_solutions():
 def test_all_reference_solutions():
     found = misgraded(leetcode() + humaneval() + mbpp())
     assert not found, "\n".join(found)
+
+
+FENCED = st.text(alphabet="`python \nx=1:()\t", max_size=60) | st.text(max_size=60)
+
+
+@given(FENCED)
+@settings(derandomize=True, deadline=None, max_examples=300)
+def test_no_text_breaks_the_search_for_a_program(text):
+    found = last_program(text)
+    assert found is None or found == "" or found.endswith("\n")
+
+
+@given(st.text(alphabet="print(x)=1\n+ :if", max_size=30) | st.text(max_size=30), st.sampled_from([ECHO, GOLDS["calls"]]))
+@settings(derandomize=True, deadline=None, max_examples=40)
+def test_no_program_raises(source, gold):
+    assert grade(source, gold, seconds=0.5).score == 0.0
