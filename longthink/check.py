@@ -4,7 +4,7 @@ from pathlib import Path
 
 from longthink.data import prompt_ids
 from longthink.engines.cache import SlotCache
-from longthink.errors import LongthinkError, TaskError
+from longthink.errors import LongthinkError, RecipeError, TaskError
 from longthink.folder import ModelFolder
 from longthink.machine import resolve
 from longthink.model import ModelConfig
@@ -26,7 +26,11 @@ def check(recipe: Recipe, *, golds: int) -> int:
     Raises: LongthinkError for whatever would stop the run at its start. A missing model folder is only
     named: a recipe can be checked before its model is there.
     """
+    if golds < 0:
+        raise RecipeError(f"--golds is {golds}, expected at least 0")
     task, reward = load_part(Task, recipe.task), load_part(Reward, recipe.reward)
+    if recipe.probe.every:
+        load_part(Reward, recipe.probe.reward)
     size = task.size("train")
     if size == 0:
         raise TaskError("the training split is empty; fix `task` in the recipe")
@@ -78,7 +82,12 @@ def refused_golds(task: Task, reward: Reward, problems: list[Problem], workers: 
                 pool.submit(index, response, problem.gold)
         verdicts = pool.drain()
     refused |= {i: f"graded {v.score} ({v.status})" for i, v in verdicts.items() if v.score != 1.0}  # type: ignore[misc]
-    return [f"problem {problems[i].id}: gold {problems[i].gold!r} {refused[i]}" for i in sorted(refused)]
+    return [f"problem {problems[i].id}: {refused[i]}, gold {short(problems[i].gold)}" for i in sorted(refused)]
+
+
+def short(gold: object) -> str:
+    text = repr(gold)
+    return text if len(text) <= 100 else f"{text[:100]}…"
 
 
 def count_parameters(c: ModelConfig) -> int:

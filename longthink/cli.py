@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 from longthink.errors import LongthinkError, RecipeError
@@ -28,6 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="longthink", description="Small language models learn to reason by RL with verifiable rewards."
     )
+    parser.add_argument("--version", action="version", version=f"longthink {version('longthink')}")
     verbs = parser.add_subparsers(required=True, metavar="train|eval|check|report|verify|serve-rewards|puzzles|doctor")
     t = verbs.add_parser("train", help="run a recipe")
     t.add_argument("recipe", nargs="?", help="a TOML file; with --resume the run's own recipe is the default")
@@ -42,13 +44,13 @@ def _parser() -> argparse.ArgumentParser:
     e = verbs.add_parser("eval", help="avg@n of a model folder on a data file, with an interval")
     e.add_argument("model", help="a Hugging Face folder (a checkpoint is one)")
     e.add_argument("--on", action="append", required=True, metavar="FILE", help="a json, jsonl or parquet file; may be repeated")
-    e.add_argument("-n", "--samples", type=int, default=16)
+    e.add_argument("-n", "--samples", type=int, default=16, help="responses a problem (default 16)")
     e.add_argument("--problems", type=int, default=1_000_000, help="at most so many problems a file")
-    e.add_argument("--window", type=int, default=32768, help="longest response in tokens")
-    e.add_argument("--temperature", type=float, default=0.6)
-    e.add_argument("--top-p", type=float, default=0.95)
+    e.add_argument("--window", type=int, default=32768, help="longest response in tokens (default 32768)")
+    e.add_argument("--temperature", type=float, default=0.6, help="default 0.6")
+    e.add_argument("--top-p", type=float, default=0.95, help="default 0.95")
     e.add_argument("--suffix", default="", help="added to every prompt")
-    e.add_argument("--reward", default="math", help="the verifier's kind")
+    e.add_argument("--reward", default="math", help="the verifier's kind (default math)")
     e.add_argument("--seed", type=int, default=0)
     e.add_argument("--out", type=Path, help="write FILE.eval.json and FILE.samples.jsonl into this folder")
     e.add_argument("--set", action="append", default=[], metavar="a.b=c", help="engine and model settings, as in a recipe")
@@ -56,31 +58,44 @@ def _parser() -> argparse.ArgumentParser:
     c = verbs.add_parser("check", help="validate a recipe, grade its golds, print its arithmetic")
     c.add_argument("recipe")
     c.add_argument("--set", action="append", default=[], metavar="a.b=c")
-    c.add_argument("--golds", type=int, default=1000, help="grade so many golds")
+    c.add_argument("--golds", type=int, default=1000, help="grade so many golds (default 1000)")
     c.set_defaults(command=_check)
     r = verbs.add_parser("report", help="write report.html for a run folder")
     r.add_argument("run", type=Path)
     r.set_defaults(command=_report)
+    _grading_parsers(verbs)
+    return parser
+
+
+def _grading_parsers(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     v = verbs.add_parser("verify", help="grade rows of a file: a verdict for each, in order")
-    v.add_argument("--in", dest="source", type=Path, required=True, metavar="ROWS", help="jsonl of kind, response, gold, options")
+    v.add_argument(
+        "--in",
+        dest="source",
+        type=Path,
+        required=True,
+        metavar="ROWS",
+        help="jsonl of kind, response, gold, and the verifier's own fields",
+    )
     v.add_argument("--out", type=Path, required=True, metavar="VERDICTS")
     v.add_argument("--workers", type=int, default=0, help="processes that grade (default: one a core)")
     v.set_defaults(command=_verify)
     s = verbs.add_parser("serve-rewards", help="grade for trainers on other machines, over HTTP")
     s.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for other machines of a trusted network")
-    s.add_argument("--port", type=int, default=8765, help="0 picks a free one")
+    s.add_argument("--port", type=int, default=8765, help="default 8765; 0 picks a free one")
     s.add_argument("--workers", type=int, default=0, help="processes that grade (default: one a core)")
-    s.add_argument("--queue", type=int, default=16_384, help="rows held at most; more are refused until there is room")
+    s.add_argument(
+        "--queue", type=int, default=16_384, help="rows held at most (default 16384); more are refused until there is room"
+    )
     s.set_defaults(command=_serve)
     p = verbs.add_parser("puzzles", help="write a file of logic puzzles with what their verifier needs (reasoning-gym)")
     p.add_argument("--out", type=Path, required=True, metavar="FILE", help="jsonl of prompt and gold, for task kind `file`")
     p.add_argument("--task", action="append", default=[], metavar="NAME", help="may be repeated; default: every usable task")
-    p.add_argument("--size", type=int, default=100, help="problems a task")
+    p.add_argument("--size", type=int, default=100, help="problems a task (default 100)")
     p.add_argument("--seed", type=int, default=0)
     p.set_defaults(command=_puzzles)
     d = verbs.add_parser("doctor", help="what this machine can run: isolation, processors, packages")
     d.set_defaults(command=_doctor)
-    return parser
 
 
 def _train(args: argparse.Namespace) -> int:

@@ -40,9 +40,7 @@ class Part(BaseModel):
         """The class behind `kind`. Raises: RecipeError naming the kinds there are."""
         family = cls.__module__.rsplit(".", 1)[0]
         if kind not in cls.kinds():
-            raise RecipeError(
-                f"{family.split('.')[-1]}: kind is {kind!r}, expected one of {', '.join(cls.kinds())} (fix `kind` in the recipe)"
-            )
+            raise RecipeError(f"{family.split('.')[-1]}: kind is {kind!r}, expected one of {', '.join(cls.kinds())}")
         module = importlib.import_module(f"{family}.{kind}")
         found = [
             c for c in vars(module).values() if inspect.isclass(c) and issubclass(c, cls) and c.__module__ == module.__name__
@@ -56,7 +54,8 @@ def load_part(base: type[P], table: dict[str, Any]) -> P:
     fields = dict(table)
     kind = fields.pop("kind", None)
     if not isinstance(kind, str):
-        raise RecipeError(f"a table of {base.__module__.split('.')[-2]} has no `kind`; expected one of {', '.join(base.kinds())}")
+        family, got = base.__module__.split(".")[-2], ", ".join(map(repr, fields)) or "nothing"
+        raise RecipeError(f"a table of {family} has no `kind` (it has {got}); expected one of {', '.join(base.kinds())}")
     part = base.find(kind)
     try:
         return part.model_validate_json(json.dumps(fields, default=str), strict=True)

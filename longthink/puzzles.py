@@ -135,6 +135,7 @@ def write_puzzles(out: Path, tasks: Sequence[str], size: int, seed: int) -> str:
     """
     from longthink.recipe import nearest
 
+    tasks = list(dict.fromkeys(tasks))
     for task in tasks:
         if task not in TASKS:
             why = EXCLUDED.get(task) or nearest(task, usable_tasks())
@@ -152,7 +153,7 @@ def write_puzzles(out: Path, tasks: Sequence[str], size: int, seed: int) -> str:
         raise TaskError(f"the puzzles could not be made: {said[-1][:300]}")
     make_folder(out.parent)
     replace_file(out, done.stdout)
-    return f"{out}: {size} problems of {len(tasks)} {'task' if len(tasks) == 1 else 'tasks'}, seed {seed}"
+    return f"{out}: {size * len(tasks):,} problems, {size} of each of {len(tasks)} task{'s' * (len(tasks) > 1)}, seed {seed}"
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -170,6 +171,9 @@ class Recipe(Table):
         r, learner = self.rollout, self.learner
         if not all(0.0 <= beta < 1.0 for beta in learner.betas):
             raise ValueError(f"learner.betas is {list(learner.betas)}, expected two numbers of at least 0 and below 1")
+        for server in self.reward_servers:
+            if not re.fullmatch(r"(?:http://)?[^\s:/]+:\d{1,5}/?", server):
+                raise ValueError(f"reward_servers names {server!r}, expected host:port")
         if self.probe.every and not self.probe.reward:
             raise ValueError("probe.every is set without probe.reward; expected the table of a second verifier")
         if self.engine.kind == "teacher" and self.loss.kind != "nll":

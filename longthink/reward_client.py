@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from importlib.metadata import version
 from typing import Any, NamedTuple, Self
 
@@ -37,10 +37,17 @@ class RemotePool:
     """Grades on servers; rows of a server that fails or is full go to the next, and wait for one to come back.
 
     `servers` are addresses `host:port`. Raises: RewardError when none answers at the start, one has another version of
-    longthink, or all are silent for `patience_s`: the run can be resumed.
+    longthink, or all are silent for `patience_s`: the run can be resumed. `notice` is told of each that falls silent.
     """
 
-    def __init__(self, reward: Reward, servers: Sequence[str], patience_s: float = PATIENCE_S) -> None:
+    def __init__(
+        self,
+        reward: Reward,
+        servers: Sequence[str],
+        patience_s: float = PATIENCE_S,
+        notice: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.notice, self._silent = notice, set[str]()
         self.restarts: Counter[str] = Counter()
         self._reward, self._servers, self._patience_s = reward, list(servers), patience_s
         self._changed = threading.Condition()
@@ -158,6 +165,9 @@ class RemotePool:
                     return
                 with self._changed:
                     self.restarts["retry"] += 1
+                    if self._servers[server] not in self._silent:
+                        self._silent.add(self._servers[server])
+                        self.notice(f"reward server {self._servers[server]} does not grade ({why}); asking again")
                 server = (server + 1) % len(self._servers)
                 self._ended.wait(pause)
                 pause = min(2 * pause, PAUSE_S[1])
@@ -180,6 +190,7 @@ class RemotePool:
         if len(rows) != len(verdicts):
             raise ValueError(f"{len(verdicts)} verdicts for {len(rows)} rows")
         with self._changed:
+            self._silent.clear()
             for row, verdict in zip(rows, verdicts, strict=True):
                 self._open.discard(row.key)
                 self._decided[row.key] = row.number, verdict

@@ -58,6 +58,7 @@ class RewardServer:
         self.counts: Counter[tuple[str, str]] = Counter()
         self.refused = self.waiting = 0
         self.stopping = False
+        self._kinds = Reward.kinds()
         self._lock = threading.Lock()
         self._inbox: deque[Batch] = deque()
         self._awake, self._waker = os.pipe()
@@ -68,7 +69,9 @@ class RewardServer:
             self._http = ThreadingHTTPServer((host, port), partial(Handler, self))
         except OSError as error:
             self._pool.close()
-            raise RewardError(f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port") from None
+            raise RewardError(
+                f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --host or --port"
+            ) from None
         self._http.daemon_threads = True
         self.port = int(self._http.server_address[1])
 
@@ -97,17 +100,15 @@ class RewardServer:
             while not self.stopping:
                 while self._inbox:
                     batch = self._inbox.popleft()
-                    for place, (reward, response, gold) in enumerate(batch.rows):
+                    for place, row in enumerate(batch.rows):
                         count += 1
                         places[count] = batch, place
-                        if isinstance(reward, Verdict):
-                            self._decide(places.pop(count), "?", reward)
+                        if isinstance(row.reward, Verdict):
+                            self._decide(places.pop(count), row.reward)
                         else:
-                            self._pool.submit(count, response, gold, reward)
+                            self._pool.submit(count, row.response, row.gold, row.reward)
                 for key, verdict in self._pool.poll(POLL_S).items():
-                    batch, place = places.pop(key)
-                    reward = batch.rows[place].reward
-                    self._decide((batch, place), reward.kind if isinstance(reward, Reward) else "?", verdict)
+                    self._decide(places.pop(key), verdict)
                 self._hush()
         finally:
             self._http.shutdown()
@@ -116,9 +117,10 @@ class RewardServer:
             os.close(self._awake)
             os.close(self._waker)
 
-    def _decide(self, where: tuple[Batch, int], kind: str, verdict: Verdict) -> None:
+    def _decide(self, where: tuple[Batch, int], verdict: Verdict) -> None:
+        kind = where[0].rows[where[1]].kind
         with self._lock:
-            self.counts[kind, verdict.status] += 1
+            self.counts[kind if kind in self._kinds else "?", verdict.status] += 1
             self.waiting -= 1
         where[0].decide(where[1], verdict)
 
@@ -131,7 +133,7 @@ class RewardServer:
             return
 
     def health(self) -> dict[str, Any]:
-        found = {"status": "stopping" if self.stopping else "ok", "version": version("longthink"), "kinds": Reward.kinds()}
+        found = {"status": "stopping" if self.stopping else "ok", "version": version("longthink"), "kinds": self._kinds}
         return found | {"workers": self.workers, "waiting": self.waiting, "max_rows": self.max_rows}
 
     def metrics(self) -> str:
@@ -161,7 +163,8 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/metrics":
             self.send(200, self.rewards.metrics().encode(), "text/plain; version=0.0.4")
         else:
-            self.answer(404, {"error": f"no such path as {self.path}; there are /verify (POST), /health and /metrics"})
+            code, why = (405, "/verify takes POST") if self.path == "/verify" else (404, f"no such path as {self.path}")
+            self.answer(code, {"error": f"{why}; there are /verify (POST), /health and /metrics"})
 
     def do_POST(self) -> None:
         length = self.headers.get("Content-Length", "")

@@ -35,7 +35,9 @@ def _reported(path: Path) -> Iterator[None]:
         yield
     except OSError as e:
         why = "the disk is full" if e.errno in (errno.ENOSPC, errno.EDQUOT) else e.strerror
-        raise StorageError(f"{path}: could not be written ({why}); make room or give permission, then --resume") from None
+        raise StorageError(
+            f"{path}: could not be written ({why}); make room or give permission; a run goes on with --resume"
+        ) from None
 
 
 def _write(path: Path, flags: int, data: bytes) -> None:

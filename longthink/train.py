@@ -90,7 +90,7 @@ class Training:
         try:
             self.cluster = LocalCluster(recipe)
             self._stack.callback(self.cluster.close)
-            self.pool = self._stack.enter_context(open_pool(recipe, self.reward))
+            self.pool = self._stack.enter_context(open_pool(recipe, self.reward, self.progress))
             if not resume:
                 self.run = Run.create(folder, recipe, parent.lineage() if parent else {})
             self._restore(resume, parent)
@@ -344,9 +344,11 @@ class _Clock:
         self.seconds = time.perf_counter() - self._started
 
 
-def open_pool(recipe: Recipe, reward: Reward) -> Grader:
+def open_pool(recipe: Recipe, reward: Reward, progress: Progress) -> Grader:
     """What grades: processes here, or the recipe's reward servers. Raises: RewardError where they do not start or answer."""
-    return RemotePool(reward, recipe.reward_servers) if recipe.reward_servers else RewardPool(reward, recipe.workers)
+    if recipe.reward_servers:
+        return RemotePool(reward, recipe.reward_servers, notice=progress.note)
+    return RewardPool(reward, recipe.workers)
 
 
 def refuse_misfit(recipe: Recipe, config: ModelConfig) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from longthink import verify
 from longthink.cli import main
-from longthink.errors import RecipeError
+from longthink.errors import RecipeError, TaskError
 from longthink.grade import read_row
 from longthink.rewards.base import Reward
 from longthink.types import Verdict
@@ -76,8 +76,22 @@ def test_a_missing_file_is_one_message(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["verify", "--in", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 2
     assert "no such file" in capsys.readouterr().err
     (tmp_path / "rows").write_text("{}\n")
-    assert main(["verify", "--in", str(tmp_path / "rows"), "--out", str(tmp_path / "no" / "out")]) == 2
-    assert "no such folder" in capsys.readouterr().err
+    for out, why in ((tmp_path, "is a folder"), (tmp_path / "rows", "is the file of --in")):
+        assert main(["verify", "--in", str(tmp_path / "rows"), "--out", str(out)]) == 2
+        assert why in capsys.readouterr().err
+    assert (tmp_path / "rows").read_text() == "{}\n"
+    assert main(["verify", "--in", str(tmp_path / "rows"), "--out", str(tmp_path / "new" / "out"), "--workers", "1"]) == 0
+    assert "not graded, line 1: no 'response' in the row" in capsys.readouterr().out
+
+
+def test_a_row_keeps_its_name(tmp_path: Path) -> None:
+    named = [{"id": 7, **RIGHT}, {"id": "b", "kind": "nonsense", "response": "", "gold": 1}]
+    assert [v["id"] for v in graded(tmp_path, [json.dumps(row) for row in named], "--workers", "1")] == [7, "b"]
+
+
+def test_a_response_must_be_text() -> None:
+    with pytest.raises(TaskError, match="response is int, expected text"):
+        verify("math", 3, "3")  # type: ignore[arg-type]
 
 
 def test_nothing_heavy_is_loaded_to_grade() -> None:
@@ -99,7 +113,7 @@ KINDS = st.sampled_from(["math", "code", "choice", "short_answer", "puzzle", "in
 @given(JSON | st.fixed_dictionaries({"kind": KINDS, "response": st.text(max_size=20), "gold": JSON}))
 @settings(derandomize=True, deadline=None, max_examples=300)
 def test_no_row_raises(row: object) -> None:
-    reward, response, gold = read_row(row)
+    _, reward, response, gold, _ = read_row(row)
     verdict = reward if isinstance(reward, Verdict) else None
     assert verdict is None or (verdict.score is None and verdict.status == "verifier_error")
     if isinstance(reward, Reward) and reward.kind not in ("code", "puzzle"):

@@ -1,6 +1,7 @@
 """The house rules as assertions."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 from longthink.metrics import ALIASES
 from longthink.recipe import load_recipe
+from longthink.rewards.base import Reward
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "longthink"
@@ -83,6 +85,16 @@ def test_every_metric_is_documented() -> None:
     documented = set(re.findall(r"`([a-z0-9_]+/[a-z0-9_/]+)`", (ROOT / "docs" / "metrics.md").read_text()))
     missing = logged_keys() - documented
     assert len(logged_keys()) > 25 and not missing, sorted(missing)
+
+
+def test_every_field_of_a_verifier_is_documented() -> None:
+    text = (ROOT / "docs" / "rewards.md").read_text()
+    rows = {row.split("`")[1]: row for row in text.split("Fields, with")[1].splitlines() if row.startswith("| `")}
+    for kind in Reward.kinds():
+        for name, field in Reward.find(kind).model_fields.items():
+            if name not in Reward.model_fields:
+                default = json.dumps(field.default).removesuffix(".0") if name != "solved" else "1.0"
+                assert f"`{name} = {default}`" in rows[kind], f"{kind}.{name} = {default}"
 
 
 def documents() -> list[Path]:

@@ -28,7 +28,7 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("PYTHONHASHSEED", "12345")
     write_puzzles(tmp_path / "new" / "b.jsonl", QUICK, 4, 7)
     assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "new" / "b.jsonl").read_bytes()
-    assert said == f"{tmp_path / 'a.jsonl'}: 4 problems of {len(QUICK)} tasks, seed 7"
+    assert said == f"{tmp_path / 'a.jsonl'}: {4 * len(QUICK)} problems, 4 of each of {len(QUICK)} tasks, seed 7"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "new"]
 
 

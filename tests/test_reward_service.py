@@ -151,11 +151,13 @@ def test_a_server_that_dies_is_replaced_by_another(start: Start) -> None:
 
 def test_a_dead_server_is_waited_for(start: Start) -> None:
     server = start()
-    with RemotePool(Countdown(), [server.address]) as pool:
+    said: list[str] = []
+    with RemotePool(Countdown(), [server.address], notice=said.append) as pool:
         server.kill()
         pool.submit("a", RIGHT, GOLD)
         threading.Timer(0.5, lambda: start(port=server.port)).start()
         assert pool.take("a").score == 1.0
+    assert len(said) == 1 and "does not grade (ConnectionRefusedError" in said[0]
 
 
 def test_silence_for_too_long_is_an_error(start: Start) -> None:
@@ -210,7 +212,7 @@ def test_a_server_that_is_asked_to_stop_leaves_nothing_behind(start: Start) -> N
 def test_a_taken_port_is_one_clear_error(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
     server = start()
     assert main(["serve-rewards", "--port", str(server.port), "--workers", "1"]) == 2
-    assert "choose another --port" in capsys.readouterr().err
+    assert "choose another --host or --port" in capsys.readouterr().err
     assert main(["serve-rewards", "--port", "99999"]) == 2
     assert main(["serve-rewards", "--workers", "-1"]) == 2
 

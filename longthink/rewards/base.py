@@ -3,6 +3,8 @@
 from abc import abstractmethod
 from typing import Any, Literal
 
+from pydantic import Field
+
 from longthink.part import Part
 from longthink.types import Verdict
 
@@ -21,7 +23,7 @@ class Reward(Part):
     """
 
     think: Think = "optional"
-    deadline_s: float = 5.0
+    deadline_s: float = Field(5.0, gt=0, description="seconds a verdict may take")
 
     def prepare(self) -> None:
         """Load what the first verdict would otherwise wait for; called once in each worker."""

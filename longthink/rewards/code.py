@@ -159,24 +159,40 @@ def near(a: str, b: str, tolerance: float) -> bool:
 # -- golds ------------------------------------------------------------------------------------------------------------
 
 
+SHAPES = (
+    'expected {"inputs", "outputs"}, [{"input", "output"}, …], {"functional"}, {"asserts"} or {"entry_point", "args", "expected"}'
+)
+
+
 def read_gold(gold: Any, max_tests: int) -> Tests:
-    """The tests of a gold of any of the shapes. Raises: ValueError, TypeError, KeyError, SyntaxError for anything else."""
+    """The tests of a gold of any of the shapes. Raises: ValueError, TypeError, SyntaxError for anything else."""
     if isinstance(gold, str):
         gold = json.loads(gold)
     most = max_tests or None
     if isinstance(gold, list):
+        if not all(isinstance(case, dict) and {"input", "output"} <= set(case) for case in gold):
+            raise TypeError(f"a case without input and output; {SHAPES}")
         return pairs([case["input"] for case in gold[:most]], [case["output"] for case in gold[:most]])
     if not isinstance(gold, dict):
-        raise TypeError(f"expected an object or a list of cases, got {type(gold).__name__}")
+        raise TypeError(f"{type(gold).__name__}; {SHAPES}")
     if "functional" in gold:
         return functional(str(gold["functional"]), gold.get("entry_point"))
     if "asserts" in gold:
-        setup = [*gold.get("imports", []), *([gold["setup"]] if gold.get("setup") else [])]
-        return assertions("\n".join([*setup, *gold["asserts"][:most]]))
+        setup = [*listed(gold, "imports"), *([gold["setup"]] if gold.get("setup") else [])]
+        return assertions("\n".join([*setup, *listed(gold, "asserts")[:most]]))
     name = gold.get("entry_point") or gold.get("fn_name")
-    args = gold["args"] if "args" in gold else gold["inputs"]
-    expected = gold["expected"] if "expected" in gold else gold["outputs"]
+    args, expected = (listed(gold, one if one in gold else other) for one, other in (("args", "inputs"), ("expected", "outputs")))
+    if len(args) != len(expected):
+        raise ValueError(f"{len(args)} inputs and {len(expected)} outputs")
     return calls(str(name), args[:most], expected[:most]) if name else pairs(args[:most], expected[:most])
+
+
+def listed(gold: dict[str, Any], key: str) -> list[Any]:
+    """A list of the gold; empty where there is none of that name and none is needed."""
+    found = gold.get(key, [] if key == "imports" else None)
+    if not isinstance(found, list):
+        raise TypeError(f"{key} is {'missing' if found is None else type(found).__name__}; {SHAPES}")
+    return found
 
 
 def pairs(inputs: list[Any], outputs: list[Any]) -> Tests:
@@ -189,7 +205,7 @@ def pairs(inputs: list[Any], outputs: list[Any]) -> Tests:
 def functional(source: str, entry_point: str | None) -> Tests:
     tree = ast.parse(source)
     called = any(isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) for node in tree.body)
-    if not called:
+    if not called and "check" in {getattr(node, "name", "") for node in tree.body}:
         if not entry_point:
             raise ValueError("`check` is defined and not called, and there is no entry_point")
         source += f"\ncheck(program.{entry_point})\n"
@@ -209,8 +225,11 @@ def calls(name: str, args: list[Any], expected: list[Any]) -> Tests:
     if not re.fullmatch(r"[A-Za-z_][\w.]*", name):
         raise ValueError(f"{name!r} is no name of a function")
     lines = ["import json", "try:", f"    candidate = program.{name}"]
-    lines += ["except AttributeError:", f"    candidate = program.Solution().{name}"]
+    lines += ["except AttributeError:", "    if not hasattr(program, 'Solution'):", "        raise"]
+    lines += [f"    candidate = program.Solution().{name}"]
     for given, value in zip(args, expected, strict=True):
+        if not isinstance(given, list | dict):
+            raise TypeError(f"args holds {given!r:.40}, expected a list of arguments for each call")
         star = "**" if isinstance(given, dict) else "*"
         one, other = (repr(json.dumps(x)) for x in (given, value))
         lines.append(f"assert same_json(candidate({star}json.loads({one})), json.loads({other}))")

@@ -1,6 +1,7 @@
 """Countdown's verifier: every number exactly once, exact value, no evaluation of model text."""
 
 import ast
+import json
 import re
 from dataclasses import replace
 from fractions import Fraction
@@ -32,6 +33,9 @@ class Countdown(Reward):
     credit: Literal["none", "tinyzero", "reasoning_gym"] = "none"
 
     def read(self, gold: Any) -> tuple[list[int], Fraction]:
+        gold = json.loads(gold) if isinstance(gold, str) else gold
+        if not isinstance(gold, dict) or not {"numbers", "target"} <= set(gold):
+            raise TypeError('expected {"numbers": [...], "target": t}')
         return sorted(int(n) for n in gold["numbers"]), Fraction(str(gold["target"]))
 
     def extract(self, response: str) -> str | None:

@@ -36,6 +36,10 @@ class Instructions(Reward):
 
     def read(self, gold: Any) -> list[Instruction]:
         gold = json.loads(gold) if isinstance(gold, str) else gold
+        if not isinstance(gold, dict) or not {"instruction_id_list", "kwargs"} <= set(gold):
+            raise TypeError('expected {"instruction_id_list": [...], "kwargs": [...]}')
+        if len(gold["instruction_id_list"]) != len(gold["kwargs"]):
+            raise ValueError(f"{len(gold['instruction_id_list'])} instructions and {len(gold['kwargs'])} tables of arguments")
         pairs = zip(gold["instruction_id_list"], gold["kwargs"], strict=True)
         instructions = [Instruction(name, arguments(name, kwargs)) for name, kwargs in pairs]
         if not instructions:

@@ -105,7 +105,7 @@ def alternatives(gold: Any) -> list[str]:
     texts = []
     for item in gold if isinstance(gold, list | tuple) else [gold]:
         if isinstance(item, bool) or not isinstance(item, str | int | float) or item in (math.inf, -math.inf) or item != item:
-            raise ValueError("no answer")
+            raise ValueError(f"{type(item).__name__} is no answer; expected text, a number, or a list of them")
         text = str(int(item) if isinstance(item, float) and item.is_integer() else item)
         text = (last_box(text) or "") if r"\boxed" in text else text
         if not clean(text)[0]:

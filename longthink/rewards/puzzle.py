@@ -80,6 +80,8 @@ class Puzzle(Reward):
 
     def read(self, gold: Any) -> Gold:
         gold = json.loads(gold) if isinstance(gold, str) else gold
+        if not isinstance(gold, dict) or not {"task", "entry"} <= set(gold):
+            raise TypeError('expected {"task": name, "entry": {"question", "answer", "metadata"}}')
         task, entry = gold["task"], gold["entry"]
         if task not in TASKS:
             why = EXCLUDED.get(str(task), "it is none whose scorer has been checked")

@@ -73,7 +73,8 @@ def run_scripts(payload: int, results: int) -> int:
         except SystemExit as error:
             status = "ok" if error.code in (None, 0) else "error"
         except BaseException as error:
-            status, why = "error", f"{type(error).__name__}: {error}"[:300]
+            status = "limit" if isinstance(error, MemoryError) else "error"
+            why = f"{type(error).__name__}: {error}"[:300]
         with contextlib.suppress(BaseException):
             sys.stdout.flush()
         size = os.fstat(kept[1]).st_size

@@ -59,6 +59,30 @@ def test_every_shape_of_function_tests(name):
 
 
 @pytest.mark.parametrize(
+    ("gold", "why"),
+    [
+        ({"foo": 1}, "inputs is missing; expected {"),
+        ({"inputs": "1", "outputs": "2"}, "inputs is str"),
+        ({"inputs": ["1"], "outputs": []}, "1 inputs and 0 outputs"),
+        ([{"inputs": "1", "outputs": "2"}], "a case without input and output"),
+        ({"asserts": "assert f(1) == 2"}, "asserts is str"),
+        ({"functional": "def check(f): assert f(1)"}, "is defined and not called"),
+        ({"entry_point": "f", "args": [1], "expected": [2]}, "args holds 1, expected a list of arguments"),
+        ({"entry_point": "f", "args": [[1]], "expected": 2}, "expected is int"),
+        (3, "int; expected {"),
+        ("no json", "Expecting value"),
+    ],
+)
+def test_a_bad_gold_says_what_is_wrong_with_it(gold, why):
+    verdict = grade("", gold)
+    assert (verdict.score, verdict.status) == (None, "verifier_error") and why in verdict.detail["why"]
+
+
+def test_a_missing_function_is_named():
+    assert "'g'" in grade("def f(): pass", {"entry_point": "g", "args": [[]], "expected": [1]}).detail["why"]
+
+
+@pytest.mark.parametrize(
     "gold", [ECHO, [{"input": i, "output": o} for i, o in zip(ECHO["inputs"], ECHO["outputs"], strict=True)]]
 )
 def test_scripts(gold):
