@@ -11,7 +11,7 @@ MAX_DIGITS = 1_000
 # Towers of powers, and exponents and factorials whose value is too large to write.
 EXPLOSIVE = re.compile(
     r"\d[\s)}]*\^[\s{(]*[-+]?[\d.]+[\s)}]*\^[\s{(]*[-+]?\d"
-    r"|\d\s*[eE]\s*[-+]?\s*\d{4,}|\^[\s{(]*[-+]?\s*\d{5,}|\d{5,}[\s)}]*!"
+    r"|\d\s*[eE]\s*[-+]?\s*\d{4,}|\^[\s{(]*[-+]?\s*\d{5,}|\d{5,}[\s)}]*!|![\s)}]*!"
 )
 
 

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from longthink.maths.answers import GLYPHS
-from longthink.maths.units import TEXT
+from longthink.maths.units import COMMENT, TEXT
 
 __all__ = ["Quantity", "plain_text", "plain_words", "quantity", "same_short"]
 
@@ -21,6 +21,8 @@ UNIT = re.compile(r"(?!.*\b(?:or|and|to|not|but|is)\b)[A-Za-zµμΩÅ°%'\"$€�
 FRACTION = re.compile(r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}")
 PER = re.compile(r"\s+per\s+")
 NAMES = {"%": "percent", "°C": "degC", "°F": "degF", "°": "degree", "$": "dollar", "€": "euro", "£": "pound_sterling"}
+SINGLE = "mgsAKNJWVCFTHLlhMΩ%°$€£"
+DIMENSIONLESS = ("rad", "radian", "radians", "degree", "degrees", "deg", "°", "sr", "%", "percent", "rev", "revolutions", "turns")
 ARTICLES = {"a", "an", "the"}
 
 
@@ -105,17 +107,38 @@ def scaled(gold: Quantity, answer: Quantity) -> list[tuple[Fraction, Fraction]]:
     if "%" in (gold.unit, answer.unit) and "" in (gold.unit, answer.unit):
         hundredth = gold.value / 100 if gold.unit else gold.value, answer.value / 100 if answer.unit else answer.value
         return [(gold.value, answer.value), hundredth]
+    if not gold.unit and answer.unit and not is_unit(answer.unit):
+        return []
     if not gold.unit or not answer.unit or plain_unit(gold.unit) == plain_unit(answer.unit):
         return [(gold.value, answer.value)]
     g, a = unit_of(gold.unit), unit_of(answer.unit)
     if g is None or a is None or g.dimensionality != a.dimensionality:
         return []
-    return [(base(gold.value, g), base(answer.value, a))]
+    try:
+        return [(base(gold.value, g), base(answer.value, a))]
+    except (OverflowError, ValueError):  # no machine number holds it
+        return []
+
+
+def is_unit(text: str) -> bool:
+    """Whether a text behind a number is a unit, or one word for what is counted, and not a factor or a comment.
+
+    >>> [is_unit(text) for text in ("m/s^2", "apples", "sqrt(2)", "x - 3", "i", "pi", "dozen", "thousand")]
+    [True, True, False, False, False, False, False, False]
+    """
+    if text.casefold() in COMMENT.split() or re.search(r"[(\-]", text.replace("^-", "")):
+        return False
+    unit = unit_of(text)
+    if any(len(name) == 1 and name not in SINGLE for name in re.findall(r"[A-Za-z]+", text)):
+        return False
+    if unit is not None:
+        return not unit.dimensionless or text.casefold() in DIMENSIONLESS
+    return unit is None and re.fullmatch(r"[A-Za-z]{3,}", text) is not None
 
 
 def base(value: Fraction, unit: Any) -> Fraction:
     """The value in the base units of its dimension."""
-    return Fraction(float(registry().Quantity(float(value), unit).to_base_units().magnitude))
+    return Fraction(float(registry().Quantity(float(value), unit).to_base_units().magnitude))  # OverflowError: out of range
 
 
 def plain_unit(unit: str) -> str:

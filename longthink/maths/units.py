@@ -2,9 +2,9 @@
 
 import re
 
-__all__ = ["TEXT", "without_unit"]
+__all__ = ["COMMENT", "TEXT", "without_unit"]
 
-TEXT = r"\\(?:text(?:bf|it|rm|normal)?|mbox|math(?:rm|bf|it)|operatorname)\s*\{([^{}]*)\}"
+TEXT = r"\\(?:text(?:bf|it|rm|normal)?|mbox|math(?:rm|bf|it)|boldsymbol|operatorname)\s*\{([^{}]*)\}"
 POWER = r"\s*(\^\s*\{?-?\d+\}?)?"
 KNOWN = (
     "mm millimeter|cm centimeter|m meter metre|km kilometer|in inch inche|ft foot feet|yd yard|mi mile|g gram|kg kilogram|"
@@ -15,7 +15,10 @@ UNITS = {alias: names.split()[0] for names in KNOWN.split("|") for alias in name
 # What follows a number in words is a counted thing unless it says something about the number.
 COMMENT = (
     "or and not is isnt are was no nope wrong incorrect false but maybe if to either any plus minus more less than also "
-    "otherwise instead perhaps possibly unless except never none neither nor could would should"
+    "otherwise instead perhaps possibly unless except never none neither nor could would should "
+    "thousand million billion trillion "
+    "hundred dozen half halves third thirds quarter quarters tenth tenths hundredth hundredths thousandth thousandths "
+    "squared cubed factorial negative positive pi times double twice triple divided multiplied by over under of power root"
 )
 HEAD = r"(?:[^a-zA-Z\\]|\\(?:frac|times|cdot|pi|sqrt)|\\%)*"
 IN_TEXT = re.compile(rf"(.*?(?:[\d)}}]|\\pi))\s*((?:{TEXT}{POWER}\s*)+)", re.DOTALL)

@@ -14,10 +14,14 @@ from longthink.types import Verdict
 __all__ = ["Choice"]
 
 MAX_CHARS = 1_000
-MARKED = re.compile(r"(?:(?:the\s+)?(?:option|choice|answer)\s*)?[(\[]?([A-Z])(?:[)\]]?[.:]|[)\]])\s*(.*)", re.DOTALL)
+MARKED = re.compile(
+    r"(?:(?:the\s+)?(?:option|choice|answer)\s*)?[(\[]?([A-Z])(?:[)\]]?[.:]|[)\]]|,(?=\s*\w\w)|\s+(?=because|since|as\b))\s*(.*)",
+    re.DOTALL,
+)
 LONE = re.compile(r"(?:(?:the\s+)?(?:option|choice|answer)\s*)?[(\[]?([A-Za-z])[)\]]?[.:]?", re.IGNORECASE)
 SEVERAL = re.compile(r"\s*(?:,|;|&|\band\b|,\s*and\b)\s*")
-RUN = re.compile(r"A?B?C?D?E?F?G?H?")
+RUN = re.compile(r"[A-H]{2,5}")
+TAKEN_BACK = re.compile(r"\b(?:or|and|not|is|wrong|incorrect|but|no|maybe)\b|\(?\b[A-H]\b[).:]|^[A-H]$")
 LETTER = re.compile(r"(?<![\w'\\])\(?([A-Z])\)?(?![\w'])")
 
 
@@ -76,12 +80,12 @@ def option(text: str) -> Option:
     >>> [(sorted(o.letters), o.text) for o in map(option, (r"\text{(B)}", "C. 5 cm", "A and C", "a cat"))]
     [(['B'], ''), (['C'], '5 cm'), (['A', 'C'], ''), ([], 'a cat')]
     """
-    text = plain_text(text).strip("*` ")
+    text = plain_text(text.replace("**", "")).strip("*` ")
     several = [LONE.fullmatch(part) for part in SEVERAL.split(text)]
     if all(several):
         return Option(frozenset(found[1].upper() for found in several if found), "")
-    if len(text) > 1 and RUN.fullmatch(text):
+    if RUN.fullmatch(text) and len(set(text)) == len(text):
         return Option(frozenset(text), "")
-    if marked := MARKED.fullmatch(text):
+    if (marked := MARKED.fullmatch(text)) and not TAKEN_BACK.search(marked[2]):
         return Option(frozenset(marked[1]), marked[2].strip())
     return Option(frozenset(), text)

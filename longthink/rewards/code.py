@@ -12,12 +12,14 @@ from pydantic import Field, model_validator
 
 from longthink.errors import SandboxError
 from longthink.rewards.base import Reward, answer_region
+from longthink.sandbox.child import subjects
 from longthink.sandbox.client import Outcome, Sandbox
+from longthink.sandbox.names import HELPERS, PRELOADED, SHARED
 from longthink.types import Verdict
 
 __all__ = ["Code"]
 
-FENCE = re.compile(r"[ \t]*```[ \t]*([\w+#.-]*)[^`]*")
+FENCE = re.compile(r"[ \t]*+```[ \t]*+([\w+#.-]*+)[^`]*+")
 MAX_PROGRAM = 200_000  # characters
 
 
@@ -27,6 +29,7 @@ class Tests(NamedTuple):
     pairs: tuple[tuple[str, str], ...] = ()
     source: str = ""
     asserts: int = 0
+    entry: str = ""
 
 
 class Code(Reward):
@@ -34,10 +37,12 @@ class Code(Reward):
 
     Gold: `{"inputs": […], "outputs": […]}` or `[{"input": …, "output": …}, …]` for a script's stdin and stdout,
     `{"functional": "def check(candidate): …"}`, `{"asserts": ["assert …", …]}`, or
-    `{"entry_point": "f", "args": [[…], …], "expected": […]}`. Output is compared line by line without blanks at line
-    ends; with `tolerance` word by word, numbers within that relative error. The tests share `seconds`, measured from
-    outside; past them the score is that of the tests passed so far, or 0. Nothing a test expects is in the reach of the
-    program. Source: DeepScaleR's and NVIDIA's (section 2) code rewards; NVIDIA's recipes score 0 past the deadline.
+    `{"entry_point": "f", "args": [[…], …], "expected": […]}`. With an `entry_point` nothing else of the program is asked by
+    the tests; helpers they need stand in `setup`. Output is compared line by line without blanks at line ends; with
+    `tolerance` word by word, numbers within that relative error. The tests share `seconds`, measured from outside; past them
+    the score is that of the tests passed so far, or 0. The program is given what it is called with, and never what it should
+    answer.
+    Source: DeepScaleR's and NVIDIA's (section 2) code rewards; NVIDIA's recipes score 0 past the deadline.
     """
 
     credit: Literal["fraction", "all"] = "fraction"
@@ -88,13 +93,13 @@ class Code(Reward):
         """Tests passed, tests there are, and how the last run ended that did not end well (or the last)."""
         sandbox = _sandbox(self.memory_mb, self.sandbox, "numpy" in program or "numpy" in tests.source)
         if tests.source:
-            outcome = sandbox.test(program, tests.source, deadline_s=self.seconds)
+            outcome = sandbox.test(program, tests.source, deadline_s=self.seconds, entry=tests.entry)
             marks = outcome.stdout.decode(errors="replace")
             done, passed = marks.endswith("$"), marks.count(".")
             return passed, max(tests.asserts, len(marks) - done, passed + (not done)), outcome
         passed, worst, ends = 0, Outcome("ok", b"", ""), time.monotonic() + self.seconds
         most = 4 * max(len(expected) for _, expected in tests.pairs) + (1 << 20)
-        together = sandbox.run_many(program, [given for given, _ in tests.pairs], deadline_s=self.seconds, max_output=most)
+        together = sandbox.run_many(program, [given for given, _ in tests.pairs], deadline_s=self.seconds / 2, max_output=most)
         for index, (given, expected) in enumerate(tests.pairs):
             if index < len(together) and (index == 0 or self.passes(together[index], expected)):
                 outcome = together[index]
@@ -176,7 +181,7 @@ def read_gold(gold: Any, max_tests: int) -> Tests:
     if not isinstance(gold, dict):
         raise TypeError(f"{type(gold).__name__}; {SHAPES}")
     if "functional" in gold:
-        return functional(str(gold["functional"]), gold.get("entry_point"))
+        return functional(str(gold["functional"]), gold.get("entry_point"), str(gold.get("setup") or ""))
     if "asserts" in gold:
         setup = [*listed(gold, "imports"), *([gold["setup"]] if gold.get("setup") else [])]
         return assertions("\n".join([*setup, *listed(gold, "asserts")[:most]]))
@@ -202,14 +207,23 @@ def pairs(inputs: list[Any], outputs: list[Any]) -> Tests:
     return Tests(pairs=tuple(zip(*texts, strict=True)))
 
 
-def functional(source: str, entry_point: str | None) -> Tests:
+def functional(source: str, entry_point: str | None, setup: str) -> Tests:
+    """Tests that call `check`; what they need beside the entry point must stand in `setup`, and is not the program's."""
     tree = ast.parse(source)
     called = any(isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) for node in tree.body)
     if not called and "check" in {getattr(node, "name", "") for node in tree.body}:
         if not entry_point:
             raise ValueError("`check` is defined and not called, and there is no entry_point")
         source += f"\ncheck(program.{entry_point})\n"
-    return assertions(source)
+    lent = ast.parse(setup)
+    lent.body = [node for node in lent.body if getattr(node, "name", "") != entry_point]  # a stub of it, in a prompt
+    source = f"{ast.unparse(lent)}\n{source}"
+    if not entry_point:
+        return assertions(source)
+    known = {entry_point, "Solution", "program", "numpy", *SHARED, *HELPERS, *PRELOADED}
+    if missing := subjects(ast.parse(source)) - known:
+        raise ValueError(f"the tests use {', '.join(sorted(missing))}, which is neither the entry point nor in `setup`")
+    return assertions(source)._replace(entry=entry_point)
 
 
 @lru_cache(256)
@@ -235,4 +249,4 @@ def calls(name: str, args: list[Any], expected: list[Any]) -> Tests:
         lines.append(f"assert same_json(candidate({star}json.loads({one})), json.loads({other}))")
     if not args:
         raise ValueError("no cases")
-    return assertions("\n".join(lines))
+    return assertions("\n".join(lines))._replace(entry=name.partition(".")[0])

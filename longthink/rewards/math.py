@@ -6,14 +6,14 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from longthink.maths.answers import clean, equal, same_by_library, same_cheaply
+from longthink.maths.answers import clean, equal, same_by_algebra, same_by_library, same_cheaply
 from longthink.maths.deepscaler import equal_by_deepscaler
 from longthink.maths.extract import deepscaler_box, last_box, last_formula, last_number, stated_answer
 from longthink.maths.limits import MAX_CHARS, MAX_NESTING, excess
 from longthink.rewards.base import Reward, answer_region
 from longthink.types import Verdict
 
-__all__ = ["Math", "alternatives"]
+__all__ = ["Math", "alternatives", "fails_alone"]
 
 Compare = Callable[[str, str], bool]
 GRADERS: dict[str, tuple[Compare, ...]] = {
@@ -87,13 +87,22 @@ class Math(Reward):
                 try:
                     found[-1] |= found[-1] or compare(g, answer)
                 except Exception as error:  # algebra on arbitrary text raises anything at all
-                    failure = type(error).__name__
+                    failure = failure or (type(error).__name__ if fails_alone(compare, g) else "")
             if found[-1] != (self.grader == "both"):
                 break
         right = found[-1]
         if failure and not right:
             return Verdict(None, "verifier_error", answer, {"why": failure})
         return Verdict(float(right), "ok", answer)
+
+
+def fails_alone(compare: Compare, gold: str) -> bool:
+    """Whether the gold by itself is more than the algebra can take: then a failure is not the answer's fault."""
+    try:
+        (same_by_algebra if compare is equal else compare)(gold, gold)
+    except Exception:  # see above
+        return True
+    return False
 
 
 def alternatives(gold: Any) -> list[str]:

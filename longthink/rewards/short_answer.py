@@ -9,7 +9,7 @@ from longthink.maths.extract import answer_tag, last_box, last_number, stated_an
 from longthink.maths.limits import excess
 from longthink.maths.short import same_short, unit_of
 from longthink.rewards.base import Reward, answer_region
-from longthink.rewards.math import alternatives
+from longthink.rewards.math import alternatives, fails_alone
 from longthink.types import Verdict
 
 __all__ = ["ShortAnswer"]
@@ -60,5 +60,5 @@ class ShortAnswer(Reward):
                 if same or (same is None and equal(g, answer)):
                     return Verdict(1.0, "ok", answer)
             except Exception as error:  # algebra on arbitrary text raises anything at all
-                failure = type(error).__name__
+                failure = failure or (type(error).__name__ if fails_alone(equal, g) else "")
         return Verdict(None, "verifier_error", answer, {"why": failure}) if failure else Verdict(0.0, "ok", answer)

@@ -6,12 +6,15 @@ else the program returns stays with it; the tests get a token that equals nothin
 """
 
 import ast
+import atexit
 import builtins
 import contextlib
+import gc
 import importlib
 import json
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,7 +22,7 @@ from typing import Any
 from longthink.sandbox.names import HELPERS, PRELOADED, SHARED, namespace
 from longthink.sandbox.plain import Channel, decode, encode
 
-__all__ = ["MODES"]
+__all__ = ["MODES", "subjects"]
 
 RECURSION = 100_000
 
@@ -43,8 +46,30 @@ def run_program(payload: int, _: int) -> int:
     open_streams()
     module = type(sys)("__main__")
     sys.modules["__main__"] = module
-    exec(compile(source, "program.py", "exec"), vars(module))
+    try:
+        exec(compile(source, "program.py", "exec"), vars(module))
+    except SystemExit:
+        finish(module)
+        raise
+    finish(module)
     return 0
+
+
+def finish(module: Any) -> None:
+    """What an interpreter does at its end: wait for threads, run exit handlers, let go of the module, flush."""
+    main = threading.main_thread()
+    for thread in threading.enumerate():
+        if thread is not main and not thread.daemon:
+            thread.join()
+    with contextlib.suppress(BaseException):
+        atexit._run_exitfuncs()
+    vars(module).clear()
+    sys.modules.pop("__main__", None)
+    gc.collect()
+    for stream in (sys.stdout, sys.__stdout__, sys.stderr):
+        with contextlib.suppress(BaseException):
+            stream.flush()
+    sys.stdin = sys.stdout = sys.stderr = None  # type: ignore[assignment]
 
 
 def run_scripts(payload: int, results: int) -> int:
@@ -75,8 +100,7 @@ def run_scripts(payload: int, results: int) -> int:
         except BaseException as error:
             status = "limit" if isinstance(error, MemoryError) else "error"
             why = f"{type(error).__name__}: {error}"[:300]
-        with contextlib.suppress(BaseException):
-            sys.stdout.flush()
+        finish(module)
         size = os.fstat(kept[1]).st_size
         status = "limit" if size > most else status
         printed = os.pread(kept[1], min(size, most), 0).decode("utf-8", errors="replace")
@@ -222,7 +246,8 @@ class _Asserts(ast.NodeTransformer):
 
 def run_tests(payload: int, channel: int) -> int:
     """Run test source against a served program; a `.` or `F` on stdout for each assertion, `$` at the end."""
-    source = read_payload(payload)["source"]
+    asked = read_payload(payload)
+    source, entry = asked["source"], asked["entry"]
     results = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     open_streams()
@@ -232,6 +257,8 @@ def run_tests(payload: int, channel: int) -> int:
     for name in subjects(tree) - set(names):
         if name in (*PRELOADED, "numpy"):  # the program must not lend the tests its own `math`
             names[name] = importlib.import_module(name)
+        elif entry and name not in (entry, "Solution", "program"):
+            continue
         elif server.ready and (remote := server.name(name)) is not None:
             names[name] = remote
 

@@ -156,13 +156,16 @@ class Sandbox:
             outcomes.append(outcome)
         return outcomes
 
-    def test(self, source: str, tests: str, *, deadline_s: float) -> Outcome:
-        """Run tests in one child against a program in another; stdout is a `.` or `F` for each assertion, `$` when all ran."""
+    def test(self, source: str, tests: str, *, deadline_s: float, entry: str = "") -> Outcome:
+        """Run tests in one child against a program in another; stdout is a `.` or `F` for each assertion, `$` when all ran.
+
+        Names the tests do not know are the program's; with `entry` only this one and `Solution` are.
+        """
         with _Descriptors() as opened:
             marks, err, wrong = opened.output(1 << 20), opened.output(MAX_ERROR), opened.output(MAX_ERROR)
             nothing, (here, there) = opened.text(""), opened.pair()
             program = self._fork("serve", [nothing, opened.null(), err.writing, opened.payload(source), here])
-            tester = self._fork("test", [nothing, marks.writing, wrong.writing, opened.payload(tests), there])
+            tester = self._fork("test", [nothing, marks.writing, wrong.writing, opened.payload(tests, entry), there])
             opened.close_writing()
             ends, late = self._follow([program, tester], tester, [marks, err, wrong], deadline_s)
         status = "ok" if ends[program] is None and not late else _status(ends[program], late, marks.over, err)
@@ -259,8 +262,8 @@ class _Descriptors:
         os.lseek(descriptor, 0, os.SEEK_SET)
         return descriptor
 
-    def payload(self, source: str) -> int:
-        return self.text(json.dumps({"source": source}))
+    def payload(self, source: str, entry: str = "") -> int:
+        return self.text(json.dumps({"source": source, "entry": entry}))
 
     def null(self) -> int:
         return self.keep(os.open(os.devnull, os.O_RDWR))

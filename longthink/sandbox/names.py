@@ -18,8 +18,8 @@ PRELOADED = (
     "unicodedata", "uuid", "zlib", "sortedcontainers",
 )  # fmt: skip
 OPENED = (
-    "string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random", "statistics", "itertools",
-    "functools", "operator", "typing", "sortedcontainers",
+    "typing", "string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random", "statistics", "itertools",
+    "functools", "operator", "sortedcontainers",
 )  # fmt: skip
 
 

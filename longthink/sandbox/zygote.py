@@ -8,6 +8,7 @@ payload and perhaps a channel; {"kill": n}. Answers: {"ready": level, …}, {"en
 of a child, negative for the signal that ended it.
 """
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -249,6 +250,7 @@ def main() -> None:
     sources = sys.path[0]  # where longthink itself lies: programs have no business there
     sys.path[:] = [p for p in sys.path[1:] if p != sources or p.endswith("-packages")]
     sys.argv[:] = ["program"]
+    atexit._clear()  # a child runs its program's own exit handlers and no others
     threading.stack_size(16 << 20)  # the default is as large as the main thread's
     confine.filter_template()  # made once: a child has other things to do
     zygote = Zygote(control, memory, seconds)

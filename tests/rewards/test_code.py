@@ -175,8 +175,7 @@ def test_an_object_is_true_and_equals_nothing():
 
 def test_functions_the_tests_borrow_from_the_program():
     gold = {
-        "functional": "def check(candidate):\n    for n in range(5):\n        assert decode(candidate(n)) == n",
-        "entry_point": "encode",
+        "functional": "def check(candidate):\n    for n in range(5):\n        assert decode(candidate(n)) == n\n\ncheck(encode)",
     }
     assert grade("def encode(n): return n * 2\ndef decode(n): return n // 2", gold).score == 1.0
 
@@ -191,6 +190,34 @@ def test_no_program_is_no_answer():
     verdict = Code(think="template").grade("```python\nprint(int(input()) + 1)", ECHO)
     assert (verdict.score, verdict.status, verdict.detail["lenient"]) == (0.0, "no_answer", 1.0)
     assert Code().grade("```python\n1\n``` </think>\n```\nprint(int(input()) + 1)\n```", ECHO).score == 1.0
+
+
+ENDINGS = {
+    "a thread nobody waits for": "import threading\ndef main(): print(int(input()) + 1)\nthreading.Thread(target=main).start()",
+    "an exit handler": "import atexit, sys\nline = str(int(input()) + 1)\natexit.register(lambda: sys.stdout.write(line))",
+    "the first stdout": "import sys\nsys.__stdout__.write(str(int(input()) + 1))",
+    "a file of its own": "out = open(1, 'w')\nout.write(str(int(input()) + 1))",
+    "a stdout of its own": "import sys\nsys.stdout = open(1, 'w')\nprint(int(input()) + 1)",
+    "a stdout of its own and exit": "import sys\nsys.stdout = open(1, 'w')\nprint(int(input()) + 1)\nexit()",
+    "a loop over what it left": "import sys\nif hasattr(sys, 'k'):\n while 1: pass\nsys.k = 1\nprint(int(input()) + 1)",
+}
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+@pytest.mark.parametrize("many", [True, False])
+def test_a_program_ends_as_under_an_interpreter(name, many):
+    gold = ECHO if many else {"inputs": ["1"], "outputs": ["2"]}
+    assert grade(ENDINGS[name], gold, seconds=2.0).score == 1.0
+
+
+def test_only_the_entry_point_is_the_programs():
+    tests = "def check(candidate):\n    assert candidate(encode('abc')) == 'abc'\n    assert candidate(encode('x')) == 'x'"
+    helper = "def encode(s): return s[::-1]"
+    forged = "def encode(s): return s\ndef decode(s): return s"
+    gold = {"functional": tests, "entry_point": "decode"}
+    assert "the tests use encode" in grade(forged, gold).detail["why"]
+    assert grade(forged, {**gold, "setup": helper}).score == 0.5  # 'x' is its own reverse
+    assert grade("def decode(s): return s[::-1]", {**gold, "setup": helper + "\ndef decode(s): ..."}).score == 1.0
 
 
 LEAKS = {
@@ -298,7 +325,11 @@ def humaneval():
     with gzip.open(DATA / "prime_HumanEval.jsonl.gz") as file:
         rows = [json.loads(line) for line in file]
     return [
-        (r["task_id"], r["prompt"] + r["canonical_solution"], {"functional": r["test"], "entry_point": r["entry_point"]})
+        (
+            r["task_id"],
+            r["prompt"] + r["canonical_solution"],
+            {"functional": r["test"], "entry_point": r["entry_point"], "setup": r["prompt"]},
+        )
         for r in rows
     ]
 

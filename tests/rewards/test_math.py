@@ -237,9 +237,23 @@ def test_limits_are_fields() -> None:
     assert Math(max_nesting=1).grade(boxed("((5))"), "5").status == "limit"
 
 
-def test_an_exception_of_the_algebra_is_our_fault_unless_another_gold_agrees() -> None:
-    assert Math().grade(boxed("5"), "\\frac{1}{0}").status == "verifier_error"  # math-verify refuses an infinite gold
-    assert Math().grade(boxed("5"), ["\\frac{1}{0}", "5"]).score == 1.0
+def test_an_exception_of_the_algebra_is_the_answers_fault_unless_the_gold_alone_fails() -> None:
+    assert Math().grade(boxed("i < x"), "5").score == 0.0
+    assert Math().grade(boxed("5"), "i < x").status == "verifier_error"
+    assert Math().grade(boxed("5"), ["i < x", "5"]).score == 1.0
+
+
+@pytest.mark.parametrize(("gold", "answer"), [
+    ("2:3:4", "0:0:0"), ("2:3:4", "1:2:3"), ("x", "\\infty !!"), ("5", "\\infty^{3} !!"), ("\\frac{1000000}{3}", "333333"),
+    ("56", "5^\\circ 6'"), ("\\frac{1}{2}", "\\frac{1}{3} \\lor \\frac{1}{2}"),
+    *[("\\frac{3}{4}", a) for a in ("\\sqrt \\frac{3}{4}", "\\neq \\frac{3}{4}", "> \\frac{3}{4}", "\\neg \\frac{3}{4}",
+      "7 | \\frac{3}{4}", "\\frac{1}{4} ? \\frac{3}{4}", "\\frac{7}{4} \\cap \\frac{3}{4}", "[5, \\frac{3}{4}",
+      "5)\\frac{3}{4}")],
+    *[("5", a) for a in ("5 million", "5 halves", "5 \\text{ hundredths}", "5 \\text{ squared}", "5 factorial", "5 negative",
+      "5 \\text{ divided by }", "5 \\approx 6", "5 \\ldots", "5_{x}", "5 \\mod 6", "\\binom{5}{2}!!", "a" * 300 + "!")],
+])  # fmt: skip
+def test_what_a_reader_of_parts_would_accept(gold: str, answer: str) -> None:
+    assert Math().grade(boxed(answer), gold).score == 0.0
 
 
 TOKENS = ["\\frac", "\\sqrt", "\\text{", "\\{", "\\}", "{", "}", "(", ")", "[", "]", ",", "1", "0", "x", "X", "i"]
