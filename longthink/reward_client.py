@@ -15,14 +15,15 @@ from longthink.errors import RewardError
 from longthink.rewards.base import Reward
 from longthink.types import Verdict
 
-__all__ = ["RemotePool"]
+__all__ = ["MAX_BODY", "RemotePool"]
 
 CONNECTIONS = 4  # a server: while one waits for slow rows, others go on
 MAX_ROWS = 16  # in a request
-PATIENCE_S = 600.0  # how long rows wait for any server to answer before the run stops
+PATIENCE_S = 600.0  # how long all servers may be silent before the run stops
 PAUSE_S = (0.1, 5.0)  # between attempts: the first and the longest
-ASK_S = 600.0  # for one answer
+ASK_S = 300.0  # for one answer
 GREET_S = 10.0
+MAX_BODY = 64 << 20  # bytes of a request
 
 
 class Row(NamedTuple):
@@ -58,6 +59,7 @@ class RemotePool:
         self._ended = threading.Event()
         self._num_jobs = 0
         self._max_rows = self._greet()
+        self._heard = time.monotonic()  # when a server last answered
         places = range(CONNECTIONS * len(self._servers))
         self._connections: list[http.client.HTTPConnection | None] = [None for _ in places]
         self._threads = [threading.Thread(target=self._work, args=(i,), daemon=True, name=f"rewards-{i}") for i in places]
@@ -146,32 +148,69 @@ class RemotePool:
         """One connection: take rows, have them graded, hand out verdicts, until closed."""
         server = index // CONNECTIONS
         while rows := self._next_rows():
-            ends, pause = time.monotonic() + self._patience_s, PAUSE_S[0]
-            body = json.dumps({"rows": [row.fields for row in rows]}).encode("ascii")
-            while not self._ended.is_set():
-                try:
-                    connection = self._connections[index] or _connection(self._servers[server], ASK_S)
-                    self._connections[index] = connection
-                    status, found = _request(connection, "POST", "/verify", body)
-                    if status == 200:
-                        self._decide(rows, [Verdict(**v) for v in found["verdicts"]])
-                        break
-                    why = f"{status}: {found.get('error')}"
-                except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
-                    why = f"{type(error).__name__}: {error}"
-                self._hang_up(index)
-                if time.monotonic() > ends:
-                    self._fail(f"reward_servers: none graded for {self._patience_s:.0f} s; last, {self._servers[server]}: {why}")
+            batches, pause = [rows], PAUSE_S[0]
+            while batches and not self._ended.is_set():
+                status, why = self._ask(index, server, batches[-1])
+                if status == 200:
+                    batches.pop()
+                elif status in (400, 413):  # the request is at fault, not the server
+                    refused = batches.pop()
+                    if half := len(refused) // 2:
+                        batches += [refused[:half], refused[half:]]
+                    else:
+                        self._decide(refused, [Verdict(None, "verifier_error", detail={"why": f"{status}: {why}"[:300]})])
+                elif time.monotonic() - self._heard > self._patience_s:
+                    self._fail(f"reward_servers: none answers for {self._patience_s:.0f} s; last, {self._servers[server]}: {why}")
                     return
-                with self._changed:
-                    self.restarts["retry"] += 1
-                    if self._servers[server] not in self._silent:
-                        self._silent.add(self._servers[server])
-                        self.notice(f"reward server {self._servers[server]} does not grade ({why}); asking again")
-                server = (server + 1) % len(self._servers)
-                self._ended.wait(pause)
-                pause = min(2 * pause, PAUSE_S[1])
+                else:
+                    self._tell(server, why)
+                    server = (server + 1) % len(self._servers)
+                    self._ended.wait(pause)
+                    pause = min(2 * pause, PAUSE_S[1])
         self._hang_up(index)
+
+    def _ask(self, index: int, server: int, rows: list[Row]) -> tuple[int, str]:
+        """Have some rows graded: 200 when that is done, else the server's status (0 for none) and what is wrong."""
+        body = json.dumps({"rows": [row.fields for row in rows]}).encode("ascii")
+        if len(body) > MAX_BODY:
+            return 413, f"a request of {len(body)} bytes, {MAX_BODY} are the most"
+        idle = self._connections[index] is not None
+        try:
+            try:
+                status, found = _request(self._connected(index, server), "POST", "/verify", body)
+            except ConnectionError:  # http.client's RemoteDisconnected too: servers close what has been idle for long
+                self._hang_up(index)
+                if not idle:
+                    raise
+                status, found = _request(self._connected(index, server), "POST", "/verify", body)
+            if status == 200:
+                self._decide(rows, [Verdict(**v) for v in found["verdicts"]])
+            else:
+                self._hang_up(index)
+            if status in (200, 503):
+                self._heard = time.monotonic()
+            return status, str(found.get("error", ""))
+        except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
+            self._hang_up(index)
+            return 0, f"{type(error).__name__}: {error}"
+
+    def _connected(self, index: int, server: int) -> http.client.HTTPConnection:
+        connection = self._connections[index]
+        if connection is None:
+            connection = _connection(self._servers[server], GREET_S)
+            connection.connect()
+            connection.sock.settimeout(ASK_S)
+            self._connections[index] = connection
+        return connection
+
+    def _tell(self, server: int, why: str) -> None:
+        name = self._servers[server]
+        with self._changed:
+            self.restarts["retry"] += 1
+            new = name not in self._silent
+            self._silent.add(name)
+        if new:
+            self.notice(f"reward server {name} does not grade ({why}); asking again")
 
     def _hang_up(self, index: int) -> None:
         connection, self._connections[index] = self._connections[index], None

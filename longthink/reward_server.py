@@ -11,6 +11,7 @@ thread that started them. Rows that do not fit the queue are refused with 503 an
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from collections import Counter, deque
@@ -22,6 +23,7 @@ from typing import Any
 
 from longthink.errors import RewardError
 from longthink.grade import Row, read_row
+from longthink.reward_client import MAX_BODY
 from longthink.rewards.base import Reward
 from longthink.rewards.countdown import Countdown
 from longthink.rewards.pool import RewardPool
@@ -29,7 +31,6 @@ from longthink.types import Verdict
 
 __all__ = ["RewardServer", "serve"]
 
-MAX_BODY = 64 << 20
 READ_S = 60.0  # a client that stops in the middle of its request is dropped
 POLL_S = 1.0
 
@@ -66,13 +67,12 @@ class RewardServer:
         self._pool = RewardPool(Countdown(), workers)
         self._pool.watch(self._awake)
         try:
-            self._http = ThreadingHTTPServer((host, port), partial(Handler, self))
+            self._http = Front((host, port), partial(Handler, self))
         except OSError as error:
             self._pool.close()
             raise RewardError(
                 f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --host or --port"
             ) from None
-        self._http.daemon_threads = True
         self.port = int(self._http.server_address[1])
 
     def offer(self, rows: list[Row]) -> Batch | None:
@@ -147,6 +147,16 @@ class RewardServer:
         return "\n".join(lines) + "\n"
 
 
+class Front(ThreadingHTTPServer):
+    """The listening socket; a client that goes away is its own business."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
+
 class Handler(BaseHTTPRequestHandler):
     """One connection."""
 
@@ -168,7 +178,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         length = self.headers.get("Content-Length", "")
-        if self.path != "/verify" or not length.isdigit() or int(length) > MAX_BODY:
+        is_number = length.isascii() and length.isdigit() and len(length) < 12
+        if self.path != "/verify" or not is_number or int(length) > MAX_BODY:
             self.close_connection = True  # what follows is not read
             known = self.path == "/verify"
             why = f"a body of at most {MAX_BODY} bytes and its Content-Length are needed" if known else "POST goes to /verify"

@@ -165,8 +165,50 @@ def test_silence_for_too_long_is_an_error(start: Start) -> None:
     with RemotePool(Countdown(), [server.address], patience_s=0.3) as pool:
         server.kill()
         pool.submit("a", RIGHT, GOLD)
-        with pytest.raises(RewardError, match=r"none graded for 0 s; last, 127\.0\.0\.1.*refused"):
+        with pytest.raises(RewardError, match=r"none answers for 0 s; last, 127\.0\.0\.1.*refused"):
             pool.drain()
+
+
+def test_a_server_that_hangs_does_not_stop_a_run_that_has_another(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("longthink.reward_client.ASK_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as deaf:  # it takes connections and never answers
+        address = f"127.0.0.1:{deaf.getsockname()[1]}"
+        monkeypatch.setattr(RemotePool, "_greet", lambda self: 16)
+        with RemotePool(Countdown(), [address, start().address], patience_s=5.0) as pool:
+            for key in range(40):
+                pool.submit(key, RIGHT, GOLD)
+            assert [v.score for v in pool.drain().values()] == [1.0] * 40
+
+
+def test_an_idle_connection_that_was_closed_is_opened_again(start: Start) -> None:
+    server, said = start(), []
+    with RemotePool(Countdown(), [server.address], notice=said.append) as pool:
+        for round in range(2):
+            for key in range(8):
+                pool.submit(key, RIGHT, GOLD)
+            assert len(pool.drain()) == 8
+            for connection in pool._connections:
+                if round == 0 and connection is not None and connection.sock is not None:
+                    connection.sock.shutdown(socket.SHUT_RDWR)
+        assert not said and not pool.restarts
+
+
+def test_a_row_too_large_for_a_request_costs_itself_alone(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    with RemotePool(Countdown(), [start().address]) as pool:
+        for key in range(8):
+            pool.submit(key, RIGHT if key != 3 else "x" * (65 << 20), GOLD)
+        found = pool.drain()
+    assert [v.score for v in found.values()] == [1.0] * 3 + [None] + [1.0] * 4
+    assert found[3].detail["why"].startswith("413")
+
+
+@pytest.mark.parametrize("length", ["\u00b2".encode("latin-1"), b"9" * 5000, b"-1", b"1.5", b""])
+def test_a_length_that_is_no_number_is_refused(start: Start, length: bytes) -> None:
+    server = start()
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.sendall(b"POST /verify HTTP/1.1\r\nContent-Length: " + length + b"\r\n\r\n")
+        assert client.recv(99).split()[1] in (b"411", b"413")
+    assert server.ask("GET", "/health")[0] == 200
 
 
 def test_no_server_at_the_start_or_a_foreign_one_is_an_error(monkeypatch: pytest.MonkeyPatch, start: Start) -> None:

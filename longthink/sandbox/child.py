@@ -68,8 +68,9 @@ def finish(module: Any) -> None:
     gc.collect()
     for stream in (sys.stdout, sys.__stdout__, sys.stderr):
         with contextlib.suppress(BaseException):
-            stream.flush()
-    sys.stdin = sys.stdout = sys.stderr = None  # type: ignore[assignment]
+            if stream is not None:
+                stream.flush()
+    sys.stdin = sys.stdout = sys.stderr = None
 
 
 def run_scripts(payload: int, results: int) -> int:
