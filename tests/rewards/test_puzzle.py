@@ -282,7 +282,7 @@ def test_every_replacement_has_a_reason_and_a_test() -> None:
         ({}, "expected {"),
         ({"task": "gcd"}, "expected {"),
         ({"task": "gcd", "entry": None}, "TypeError"),
-        ({"task": "gcd", "entry": {"question": "", "answer": "1"}}, "expected {"),
+        ({"task": "gcd", "entry": {"question": "", "answer": "1"}}, "KeyError"),
         ({"task": "gcd", "entry": {"question": 1, "answer": "1", "metadata": {}}}, "a text as question"),
         ({"task": "gcd", "entry": entry("")}, "cannot be given"),
         ({"task": "gcd", "entry": entry("1</answer>")}, "cannot be given"),
