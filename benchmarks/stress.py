@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 Row = dict[str, Any]
 MAX_GROWTH = 1.1
+OUTSIDE = ("/tmp/longthink_stress_was_here", "/longthink_stress_was_here")
 PROGRAMS = {
     "a loop": "while True: pass",
     "a sleep": "import time\ntime.sleep(1000)",
@@ -219,8 +220,10 @@ def memory(root: int) -> int:
     return total
 
 
-def files() -> set[str]:
-    return {os.path.join(folder, name) for folder in ("/tmp", "/dev/shm", os.getcwd()) for name in os.listdir(folder)}
+def files(temporary: Path) -> set[str]:
+    """What programs, workers and sandboxes could have left: in their temporary folder, in shared memory, here, or outside."""
+    folders = (str(temporary), "/dev/shm", os.getcwd())
+    return {os.path.join(f, name) for f in folders for name in os.listdir(f)} | {p for p in OUTSIDE if os.path.exists(p)}
 
 
 def run(made: list[Made], folder: Path, workers: int) -> tuple[list[Row], dict[str, Any]]:
@@ -230,7 +233,8 @@ def run(made: list[Made], folder: Path, workers: int) -> tuple[list[Row], dict[s
     command = [sys.executable, "-m", "longthink.cli", "verify", "--in", str(source), "--out", str(out), "--workers", str(workers)]
     partial, halves, open_files, started = out.with_name(out.name + ".partial"), ([0], [0]), [0], time.monotonic()
     seen: set[tuple[int, str]] = set()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    env = {**os.environ, "TMPDIR": str(folder / "temporary")}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
     while process.poll() is None:
         with contextlib.suppress(OSError):
             with partial.open("rb") as written:
@@ -276,11 +280,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     made = make(args.rows, args.hostile, args.seed)
-    kept = files()
     with tempfile.TemporaryDirectory() as folder:
+        temporary = Path(folder) / "temporary"
+        temporary.mkdir()
+        kept = files(temporary)
         verdicts, facts = run(made, Path(folder), args.workers)
+        left = files(temporary) - kept
     wrong = failures(made, verdicts, facts)
-    wrong += [f"files left: {files() - kept}"] * bool(files() - kept)
+    wrong += [f"files left: {left}"] * bool(left)
     statuses = Counter(v["status"] for m, v in zip(made, verdicts, strict=False) if m.score is None)
     print(f"{len(verdicts):,} verdicts, {args.hostile:,} of them on hostile rows ({dict(statuses)}), {facts['seconds']:.0f} s")
     first, second = facts["memory_first_half"] >> 20, facts["memory_second_half"] >> 20
