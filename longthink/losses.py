@@ -1,58 +1,111 @@
 """Per-token losses and how tokens are weighed. Pure functions; the learner sums and differentiates them."""
 
+import math
 from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-__all__ = ["kl_k3", "surrogate", "token_weights"]
+__all__ = ["kl_coefficient", "kl_estimate", "sequence_ratio", "surrogate", "token_weights"]
 
-Aggregation = Literal["token_mean", "seq_mean_token_mean", "seq_mean_token_sum"]
+Aggregation = Literal["token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "constant"]
+
+
+def sequence_ratio(
+    log_ratio: Float[Tensor, " n"], sequence: Int[Tensor, " n"], level: Literal["token", "sequence", "sequence_mean"]
+) -> Float[Tensor, " n"]:
+    """The log of the ratio each token's loss is computed with; `sequence` [n] says whose token it is.
+
+    token: its own. sequence: the sum over its sequence, the ratio of two whole responses. sequence_mean: that divided by
+    the number of the sequence's tokens. Each token carries its sequence's value, so that `seq_mean_token_mean` averages
+    over sequences. Source: token, the code of all five papers; sequence, Open-RS eq. 1 and NVIDIA eq. 1 as written;
+    sequence_mean, GSPO (2025, eq. 7).
+
+    Example: log ratios 0.1 and 0.3 of one response are 0.4 and 0.4 by sequence, 0.2 and 0.2 by sequence_mean.
+    """
+    if level == "token" or not len(log_ratio):
+        return log_ratio
+    size = int(sequence.max()) + 1
+    total = log_ratio.new_zeros(size).index_add(0, sequence, log_ratio)
+    if level == "sequence_mean":
+        total = total / torch.bincount(sequence, minlength=size).clamp(min=1).to(log_ratio.dtype)
+    return total[sequence]
 
 
 def surrogate(
-    logprobs: Float[Tensor, " n"],
-    old_logprobs: Float[Tensor, " n"],
-    advantages: Float[Tensor, " n"],
-    *,
-    clip_low: float,
-    clip_high: float,
+    log_ratio: Float[Tensor, " n"], advantages: Float[Tensor, " n"], *, clip_low: float, clip_high: float, dual_clip: float = 0.0
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """The clipped policy loss per token, and 1.0 where the clip took the gradient away.
+    """The clipped policy loss per token, and 1.0 where a clip took the gradient away.
 
-    -min(ratio·A, clip(ratio, 1-clip_low, 1+clip_high)·A), ratio = exp(logprobs - old_logprobs) per token.
+    -min(ratio·A, clip(ratio, 1-clip_low, 1+clip_high)·A), ratio = exp(log_ratio); with `dual_clip` c > 1 no less than c·A
+    where A < 0, so that a token the policy now makes much likelier cannot pull without bound.
     Source: GRPO (DeepScaleR 2, symmetric 0.2); decoupled bounds from DAPO, used by SIRI (0.2/0.28) and
-    NVIDIA (0.2/0.4). Differs: Open-RS eq. 1 and NVIDIA eq. 1 write a sequence ratio; their code takes this one.
+    NVIDIA (0.2/0.4); dual clip from Ye et al. 2020, on in verl's code with c = 3.
 
-    Example: ratio 1.5, A = 1, clip_high 0.28 gives -1.28 and 1.0.
+    Example: ratio 1.5, A = 1, clip_high 0.28 gives -1.28 and 1.0; ratio 5, A = -1, dual_clip 3 gives 3 and 1.0.
     """
-    ratio = torch.exp(logprobs - old_logprobs)
+    ratio = torch.exp(log_ratio)
     free = ratio * advantages
     bound = ratio.clamp(1.0 - clip_low, 1.0 + clip_high) * advantages
-    return -torch.minimum(free, bound), (bound < free).to(logprobs.dtype)
+    gain, clipped = torch.minimum(free, bound), bound < free
+    if dual_clip:
+        floor = torch.where(advantages < 0, dual_clip * advantages, torch.full_like(advantages, -torch.inf))
+        clipped = clipped | (gain < floor)
+        gain = torch.maximum(gain, floor)
+    return -gain, clipped.to(log_ratio.dtype)
 
 
-def kl_k3(logprobs: Float[Tensor, " n"], reference_logprobs: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """The k3 estimate of KL(policy || reference) per token: exp(d) - d - 1 with d = reference - policy, clamped to 10.
+def kl_estimate(
+    logprobs: Float[Tensor, " n"], reference_logprobs: Float[Tensor, " n"], kind: Literal["k1", "k2", "k3"] = "k3"
+) -> Float[Tensor, " n"]:
+    """An estimate of KL(policy || reference) per token, with d = reference - policy clamped to ±20.
 
-    Never negative, zero where the two agree. d is clamped to ±20 before the exponential.
-    Source: Schulman 2020; DeepScaleR's code ("low_var_kl", result clamped to [-10, 10]).
+    k1 = -d, unbiased and of either sign; k2 = d²/2; k3 = exp(d) - d - 1, never negative. The last two are clamped to at most
+    10. As a loss, k1's expected gradient is zero and k2's is the KL's own.
+    Source: Schulman 2020; k3 is DeepScaleR's code ("low_var_kl", clamped to [-10, 10]), Open-RS and NVIDIA; k1 in the reward
+    is STILL-3's code; k2 is NeMo RL's later ProRL.
     """
     d = (reference_logprobs - logprobs).clamp(-20.0, 20.0)
-    return (torch.expm1(d) - d).clamp(max=10.0)  # exp(d) - d - 1 rounds below zero for small d
+    match kind:
+        case "k1":
+            return -d
+        case "k2":
+            return (0.5 * d * d).clamp(max=10.0)
+        case "k3":
+            return (torch.expm1(d) - d).clamp(max=10.0)  # exp(d) - d - 1 rounds below zero for small d
+
+
+def kl_coefficient(update: int, start: float, schedule: Literal["constant", "cosine"], horizon: int) -> float:
+    """The KL's weight at update number `update` (from 0): constant, or a half cosine from `start` to 0 at `horizon`.
+
+    Source: STILL-3 3.1.2, 1e-3 to 0; its code adds the constant weight to the annealed one, which is not followed.
+
+    >>> [kl_coefficient(update, 0.5, "cosine", 4) for update in (0, 2, 4, 9)]
+    [0.5, 0.25, 0.0, 0.0]
+    """
+    if schedule == "constant":
+        return start
+    return start * 0.5 * (1.0 + math.cos(math.pi * min(update / horizon, 1.0)))
 
 
 def token_weights(
-    sequence: Int[Tensor, " n"], lengths: Int[Tensor, " B"], num_tokens: int, num_sequences: int, mode: Aggregation
+    sequence: Int[Tensor, " n"],
+    lengths: Int[Tensor, " B"],
+    num_tokens: int,
+    num_sequences: int,
+    mode: Aggregation,
+    normalizer: int = 0,
 ) -> Float[Tensor, " n"]:
     """What each token's loss is multiplied by, so that a sum over any cut of the mini-batch is the mean.
 
     token_mean: 1/num_tokens. seq_mean_token_mean: 1/(num_sequences · tokens of its sequence).
-    seq_mean_token_sum: 1/num_sequences. Counts are of loss tokens over the whole mini-batch, zero-advantage
-    rows included; a sequence without loss tokens still counts as a sequence. `sequence` [n] says whose token
-    it is, `lengths` [B] how many loss tokens each sequence has.
-    Source: papers write seq_mean_token_mean, most code takes token_mean (papers.md 6.2).
+    seq_mean_token_sum: 1/num_sequences. constant: 1/(num_sequences · normalizer), whatever the lengths.
+    Counts are of loss tokens over the whole mini-batch, zero-advantage rows included; a sequence without loss
+    tokens still counts as a sequence. `sequence` [n] says whose token it is, `lengths` [B] how many loss tokens
+    each sequence has.
+    Source: the five papers write seq_mean_token_mean, most of their code takes token_mean; constant is Dr. GRPO's (2025,
+    section 3.1), whose normalizer is the longest response allowed.
     """
     match mode:
         case "token_mean":
@@ -61,3 +114,5 @@ def token_weights(
             return 1.0 / (max(num_sequences, 1) * lengths.to(torch.float64)[sequence])
         case "seq_mean_token_sum":
             return torch.full(sequence.shape, 1.0 / max(num_sequences, 1), dtype=torch.float64)
+        case "constant":
+            return torch.full(sequence.shape, 1.0 / (max(num_sequences, 1) * normalizer), dtype=torch.float64)

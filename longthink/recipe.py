@@ -67,10 +67,16 @@ class LossSettings(Table):
     """The objective (losses.py)."""
 
     kind: Literal["grpo", "nll"] = "grpo"
-    aggregation: Literal["token_mean", "seq_mean_token_mean", "seq_mean_token_sum"] = "token_mean"
+    aggregation: Literal["token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "constant"] = "token_mean"
+    normalizer: int = Field(0, ge=0, description="tokens a response's loss is divided by when aggregation is constant")
+    ratio: Literal["token", "sequence", "sequence_mean"] = "token"
     clip_low: float = Field(0.2, gt=0, lt=1)
     clip_high: float = Field(0.2, gt=0)
-    kl: float = Field(0.0, ge=0, description="coefficient of the k3 KL to a frozen reference; 0 keeps no reference")
+    dual_clip: float = Field(0.0, ge=0, description="bound of the loss in units of a negative advantage, above 1; 0 for none")
+    kl: float = Field(0.0, ge=0, description="coefficient of the KL to a frozen reference; 0 keeps no reference")
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    kl_schedule: Literal["constant", "cosine"] = "constant"
+    kl_horizon: int = Field(0, ge=0, description="updates until a cosine KL is 0")
     entropy: float = Field(0.0, description="entropy bonus coefficient; negative is a penalty")
 
 
@@ -171,6 +177,13 @@ class Recipe(Table):
         r, learner = self.rollout, self.learner
         if not all(0.0 <= beta < 1.0 for beta in learner.betas):
             raise ValueError(f"learner.betas is {list(learner.betas)}, expected two numbers of at least 0 and below 1")
+        loss = self.loss
+        if 0 < loss.dual_clip <= 1:
+            raise ValueError(f"loss.dual_clip is {loss.dual_clip}, expected above 1, or 0 for none")
+        if (loss.aggregation == "constant") != bool(loss.normalizer):
+            raise ValueError("loss.aggregation = 'constant' and loss.normalizer (tokens, the longest response, say) go together")
+        if (loss.kl_schedule == "cosine") != bool(loss.kl_horizon) or (loss.kl_horizon and not loss.kl):
+            raise ValueError("loss.kl_schedule = 'cosine' needs loss.kl above 0 and loss.kl_horizon, the updates until it is 0")
         for server in self.reward_servers:
             if not re.fullmatch(r"(?:http://)?[^\s:/]+:\d{1,5}/?", server):
                 raise ValueError(f"reward_servers names {server!r}, expected host:port")

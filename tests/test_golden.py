@@ -79,7 +79,7 @@ def checksum(decoder):
 KEYS = (
     "loss/policy/sum",
     "loss/clip_fraction/mean",
-    "loss/kl_k3/mean",
+    "loss/kl/mean",
     "learner/kl_k1_old/mean",
     "learner/grad_norm/mean",
     "learner/lr/mean",
@@ -160,7 +160,7 @@ def test_four_updates_repeat_to_nine_digits():
 
 
 def test_the_pinned_run_is_worth_pinning():
-    clipped, kl = (KEYS.index(k) for k in ("loss/clip_fraction/mean", "loss/kl_k3/mean"))
+    clipped, kl = (KEYS.index(k) for k in ("loss/clip_fraction/mean", "loss/kl/mean"))
     assert all(0.1 < row[clipped] < 0.9 for row in GOLDEN)
     assert all(row[kl] > 1e-4 for row in GOLDEN[1:])
     assert checksum(golden_decoder()) != pytest.approx(WEIGHTS, rel=0, abs=1e-2)

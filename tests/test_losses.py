@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 
-from longthink.losses import kl_k3, surrogate, token_weights
+from longthink.losses import kl_coefficient, kl_estimate, sequence_ratio, surrogate, token_weights
 
 MODES = ("token_mean", "seq_mean_token_mean", "seq_mean_token_sum")
+LEVELS = ("token", "sequence", "sequence_mean")
 
 
 def wide(*values):
@@ -19,7 +20,7 @@ def at_ratio(ratios, advantages, clip_low=0.2, clip_high=0.2):
     """Loss, clip flag and gradient by log-prob, with the old log-prob at -1.5."""
     old = torch.full((len(ratios),), -1.5, dtype=torch.float64)
     logprobs = (old + wide(*ratios).log()).requires_grad_()
-    loss, clipped = surrogate(logprobs, old, wide(*advantages), clip_low=clip_low, clip_high=clip_high)
+    loss, clipped = surrogate(logprobs - old, wide(*advantages), clip_low=clip_low, clip_high=clip_high)
     (slope,) = torch.autograd.grad(loss.sum(), logprobs)
     return loss.tolist(), clipped.tolist(), slope.tolist()
 
@@ -99,24 +100,105 @@ def test_surrogate_gradient_is_the_numeric_one():
     old = wide(-1.0, -2.0, -0.5, -3.0, -0.1, -1.0)
     logprobs = (old + wide(0.5, -0.5, 0.5, -0.5, 0.1, -0.1)).requires_grad_()
     advantages = wide(1.0, 1.0, -1.0, -1.0, 2.0, -2.0)  # each sign above, below and inside
-    assert torch.autograd.gradcheck(lambda x: surrogate(x, old, advantages, clip_low=0.2, clip_high=0.28)[0], (logprobs,))
+    assert torch.autograd.gradcheck(lambda x: surrogate(x - old, advantages, clip_low=0.2, clip_high=0.28)[0], (logprobs,))
 
 
-# -- kl_k3 ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss", "clipped"),
+    [
+        (5.0, -1.0, 3.0, 1),  # ratio·A = -5, no less than 3·A
+        (2.0, -1.0, 2.0, 0),
+        (0.5, -1.0, 0.8, 1),  # the ordinary clip, as before
+        (5.0, 1.0, -1.2, 1),  # nothing new where A > 0
+        (9.0, 0.0, 0.0, 0),
+    ],
+)
+def test_dual_clip_by_hand(ratio, advantage, loss, clipped):
+    log_ratio = wide(math.log(ratio)).requires_grad_()
+    found, flag = surrogate(log_ratio, wide(advantage), clip_low=0.2, clip_high=0.2, dual_clip=3.0)
+    (slope,) = torch.autograd.grad(found.sum(), log_ratio)
+    assert found.tolist() == [pytest.approx(loss)] and flag.tolist() == [clipped]
+    assert (slope.item() == 0) == bool(clipped or not advantage)
+
+
+@given(st.lists(st.tuples(st.floats(-3, 3), st.floats(-5, 5)), min_size=1, max_size=6))
+def test_dual_clip_at_infinity_is_none(pairs):
+    log_ratio, advantages = (wide(*column) for column in zip(*pairs, strict=True))
+    plain = surrogate(log_ratio, advantages, clip_low=0.2, clip_high=0.28)
+    bounded = surrogate(log_ratio, advantages, clip_low=0.2, clip_high=0.28, dual_clip=1e9)
+    assert all(torch.equal(a, b) for a, b in zip(plain, bounded, strict=True))
+
+
+# -- sequence ratios --------------------------------------------------------------------------------------------
+
+
+def test_sequence_ratios_by_hand():
+    log_ratio, whose = wide(0.1, 0.3, -0.6, 0.2, 0.1), torch.tensor([4, 4, 7, 7, 7])
+    found = {level: sequence_ratio(log_ratio, whose, level).tolist() for level in LEVELS}
+    assert found["token"] == log_ratio.tolist()
+    assert found["sequence"] == pytest.approx([0.4, 0.4, -0.3, -0.3, -0.3])
+    assert found["sequence_mean"] == pytest.approx([0.2, 0.2, -0.1, -0.1, -0.1])
+
+
+def test_the_product_by_its_equation():
+    """Open-RS eq. 1 and NVIDIA eq. 1: the mean over responses of min(rho·A, clip(rho)·A), rho a product over tokens."""
+    log_ratio, whose, advantages = wide(0.1, 0.3, -0.2, 0.05), torch.tensor([0, 0, 1, 1]), wide(1, 1, -2, -2)
+    losses, _ = surrogate(sequence_ratio(log_ratio, whose, "sequence"), advantages, clip_low=0.2, clip_high=0.2)
+    weights = token_weights(whose, torch.tensor([2, 2]), 4, 2, "seq_mean_token_mean")
+    expected = -(min(math.exp(0.4), 1.2) * 1 + min(math.exp(-0.15) * -2, max(math.exp(-0.15), 0.8) * -2)) / 2
+    assert float((losses * weights).sum()) == pytest.approx(expected)
+
+
+@given(st.lists(st.floats(-2, 2), min_size=1, max_size=6), st.sampled_from(LEVELS))
+def test_one_token_responses_have_one_ratio(values, level):
+    log_ratio = wide(*values)
+    assert torch.equal(sequence_ratio(log_ratio, torch.arange(len(values)), level), log_ratio)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_sequence_ratio_gradient_is_the_numeric_one(level):
+    log_ratio, whose = wide(0.01, -0.02, 0.03, 0.04).requires_grad_(), torch.tensor([0, 0, 1, 1])
+
+    def loss(x):
+        return surrogate(sequence_ratio(x, whose, level), wide(1, 1, -1, -1), clip_low=0.2, clip_high=0.2)[0]
+
+    assert torch.autograd.gradcheck(loss, (log_ratio,))
+
+
+# -- KL --------------------------------------------------------------------------------------------------------
 
 
 def test_kl_k3_by_hand():
     # d = reference - policy: ln 2 gives 2 - ln 2 - 1; -ln 2 gives 1/2 + ln 2 - 1
-    found = kl_k3(wide(-2.0, -2.0, -2.0), wide(-2.0 + math.log(2), -2.0 - math.log(2), -2.0))
+    found = kl_estimate(wide(-2.0, -2.0, -2.0), wide(-2.0 + math.log(2), -2.0 - math.log(2), -2.0))
     assert found.tolist() == pytest.approx([1 - math.log(2), math.log(2) - 0.5, 0.0])
     assert found[2] == 0.0
+
+
+@pytest.mark.parametrize(("kind", "values"), [("k1", [-0.5, 0.5, 0.0]), ("k2", [0.125, 0.125, 0.0])])
+def test_k1_and_k2_by_hand(kind, values):
+    """d = reference - policy is 1/2, -1/2 and 0."""
+    assert kl_estimate(wide(-2.0, -2.0, -2.0), wide(-1.5, -2.5, -2.0), kind).tolist() == values
+
+
+def test_an_annealed_kl_ends_where_it_should():
+    weights = [kl_coefficient(update, 1e-3, "cosine", 500) for update in range(600)]
+    assert weights[0] == 1e-3 and weights[250] == pytest.approx(5e-4) and weights[500:] == [0.0] * 100
+    assert weights[125] == pytest.approx(1e-3 * (1 + math.sqrt(0.5)) / 2) and weights == sorted(weights, reverse=True)
+    assert {kl_coefficient(update, 0.2, "constant", 0) for update in (0, 10**6)} == {0.2}
+
+
+def test_a_constant_normaliser_by_hand():
+    """Losses 1, 2 and 3 of two responses over two times ten."""
+    found = token_weights(torch.tensor([0, 0, 1]), torch.tensor([2, 1]), 3, 2, "constant", 10)
+    assert float((found * wide(1, 2, 3)).sum()) == pytest.approx(6 / 20)
 
 
 def test_kl_k3_is_clamped_to_ten_with_no_gradient_there():
     # exp(2.61) - 3.61 is 9.989..., exp(2.62) - 3.62 is 10.11...; on the other side e^-d + d reaches 11 at d = 11
     logprobs = wide(-30.0, -30.0, -0.1, -0.1, -1e30).requires_grad_()
     reference = wide(-30 + 2.62, -30 + 2.61, -11.2, -11.0, -1.0)
-    found = kl_k3(logprobs, reference)
+    found = kl_estimate(logprobs, reference)
     assert found.tolist() == pytest.approx([10, math.exp(2.61) - 3.61, 10, 9.9 + math.exp(-10.9), 10])
     (slope,) = torch.autograd.grad(found.sum(), logprobs)
     assert slope.tolist() == pytest.approx([0, 1 - math.exp(2.61), 0, 1 - math.exp(-10.9), 0])
@@ -127,7 +209,7 @@ def test_kl_k3_of_tiny_differences_is_half_their_square(dtype):
     # the sum exp(d) - d - 1 loses all its digits here, and may come out negative
     d = 10.0 ** -torch.arange(3, 15, dtype=dtype)
     for sign in (1, -1):
-        found = kl_k3(torch.zeros_like(d), sign * d)
+        found = kl_estimate(torch.zeros_like(d), sign * d)
         assert (found >= 0).all()
         rounding = d * torch.finfo(dtype).eps
         assert ((found - 0.5 * d**2).abs() <= rounding + d**3).all()
@@ -137,21 +219,21 @@ def test_kl_k3_of_tiny_differences_is_half_their_square(dtype):
 def test_kl_k3_is_never_negative_and_zero_at_equality(pairs, narrow):
     dtype = torch.float32 if narrow else torch.float64
     policy, reference = (torch.tensor(side, dtype=dtype) for side in zip(*pairs, strict=True))
-    found = kl_k3(policy, reference)
+    found = kl_estimate(policy, reference)
     assert ((found >= 0) & (found <= 10)).all()
-    assert (kl_k3(policy, policy) == 0).all()
+    assert (kl_estimate(policy, policy) == 0).all()
 
 
 @given(st.floats(-1, 1), st.integers(1, 14))
 def test_kl_k3_is_never_negative_close_to_equality(x, magnitude):
     d = torch.tensor([x * 10.0**-magnitude])
-    assert (kl_k3(torch.zeros(1), d) >= 0).all()
+    assert (kl_estimate(torch.zeros(1), d) >= 0).all()
 
 
 def test_kl_k3_gradient_is_the_numeric_one():
     reference = wide(-1.0, -2.0, -3.0, -0.5)
     logprobs = wide(-1.5, -1.0, -3.0, -25.0).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: kl_k3(x, reference), (logprobs,))
+    assert torch.autograd.gradcheck(lambda x: kl_estimate(x, reference), (logprobs,))
 
 
 # -- token_weights ----------------------------------------------------------------------------------------------
@@ -212,6 +294,6 @@ def test_a_mini_batch_without_loss_tokens_has_no_weights(mode):
 
 def test_shapes_are_checked_while_testing():
     with pytest.raises(TypeCheckError):
-        surrogate(wide(1, 2), wide(1, 2, 3), wide(1, 2), clip_low=0.2, clip_high=0.2)
+        surrogate(wide(1, 2), wide(1, 2, 3), clip_low=0.2, clip_high=0.2)
     with pytest.raises(TypeCheckError):
-        kl_k3(wide(1, 2), torch.tensor([1, 2]))
+        kl_estimate(wide(1, 2), torch.tensor([1, 2]))

@@ -102,7 +102,7 @@ def test_the_value_does_not_depend_on_how_the_batch_was_cut(values, world):
 
 
 def test_aliases_add_other_projects_names_and_keep_ours():
-    row = {"reward/mean": 0.5, "loss/kl_k3/mean": 0.25, "step": 3}
+    row = {"reward/mean": 0.5, "loss/kl/mean": 0.25, "step": 3}
     assert aliased(row, ("verl",)) == row | {"critic/rewards/mean": 0.5, "actor/kl_loss": 0.25}
     assert aliased(row, ("verl", "trl")) == row | {"critic/rewards/mean": 0.5, "actor/kl_loss": 0.25, "reward": 0.5, "kl": 0.25}
     assert aliased(row, ()) == row

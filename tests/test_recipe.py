@@ -311,3 +311,19 @@ def test_the_last_stage_writes_its_window_out(staged_file: Path) -> None:
 def test_a_trigger_needs_validation(staged_file: Path) -> None:
     words = "stage.until needs validation: set validation.every above 0"
     assert refusal(staged_file, "validation.every=0") == f"{staged_file}: {words}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "why"),
+    [
+        (["loss.dual_clip=0.5"], "loss.dual_clip is 0.5, expected above 1"),
+        (['loss.aggregation="constant"'], "loss.normalizer"),
+        (["loss.normalizer=7"], "loss.normalizer"),
+        (['loss.kl_schedule="cosine"', "loss.kl=0.1"], "loss.kl_horizon"),
+        (["loss.kl_horizon=5", "loss.kl=0.1"], "loss.kl_schedule = 'cosine'"),
+        (['loss.kl_schedule="cosine"', "loss.kl_horizon=5"], "loss.kl above 0"),
+        (['reward_servers=["nowhere"]'], "reward_servers names 'nowhere', expected host:port"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(recipe_file: Path, overrides: list[str], why: str) -> None:
+    assert why in refusal(recipe_file, *overrides)

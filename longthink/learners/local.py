@@ -20,7 +20,7 @@ from longthink.errors import LearnerError
 from longthink.folder import read_weights, write_weights
 from longthink.learners.head import logprobs_and_entropy
 from longthink.learners.packing import Plan, microbatches
-from longthink.losses import kl_k3, surrogate, token_weights
+from longthink.losses import kl_coefficient, kl_estimate, sequence_ratio, surrogate, token_weights
 from longthink.metrics import Sums
 from longthink.model import Decoder
 from longthink.recipe import LearnerSettings, LossSettings
@@ -161,7 +161,12 @@ class LocalLearner:
         num_tokens = int(loss_lengths.sum())
         weights = torch.zeros(len(batch.tokens), dtype=torch.float64)
         weights[torch.from_numpy(batch.loss_mask)] = token_weights(
-            torch.from_numpy(batch.row[batch.loss_mask]), torch.from_numpy(loss_lengths), num_tokens, len(batch), loss.aggregation
+            torch.from_numpy(batch.row[batch.loss_mask]),
+            torch.from_numpy(loss_lengths),
+            num_tokens,
+            len(batch),
+            loss.aggregation,
+            loss.normalizer,
         )
         rows = np.arange(len(batch))
         if loss.kind == "grpo" and not loss.kl and not loss.entropy:
@@ -212,9 +217,10 @@ class LocalLearner:
             total = -(logprobs * weights).sum()
         else:
             old = values(batch.old_logprobs)
-            per_token, clipped = surrogate(
-                logprobs, old, values(batch.advantages), clip_low=loss.clip_low, clip_high=loss.clip_high
-            )
+            whose = torch.from_numpy(batch.row[micro.flat]).to(self.device)
+            log_ratio = sequence_ratio(logprobs - old, whose, loss.ratio)
+            clips = {"clip_low": loss.clip_low, "clip_high": loss.clip_high, "dual_clip": loss.dual_clip}
+            per_token, clipped = surrogate(log_ratio, values(batch.advantages), **clips)
             total = (per_token * weights).sum()
             sums.add("loss/clip_fraction/mean", clipped.sum(), count)
             sums.add("loss/policy/sum", total.detach(), None)
@@ -223,9 +229,10 @@ class LocalLearner:
             sums.add("mismatch/logprob_gap/mean", gap.sum(), count)
             sums.add("mismatch/logprob_gap/max", gap.max(), None, largest=True)
         if loss.kl:
-            kl = kl_k3(logprobs, values(batch.reference_logprobs))
-            total = total + loss.kl * (kl * weights).sum()
-            sums.add("loss/kl_k3/mean", kl.detach().sum(), count)
+            kl = kl_estimate(logprobs, values(batch.reference_logprobs), loss.kl_estimator)
+            coefficient = kl_coefficient(self.updates, loss.kl, loss.kl_schedule, loss.kl_horizon)
+            total = total + coefficient * (kl * weights).sum()
+            sums.add("loss/kl/mean", kl.detach().sum(), count)
         if loss.entropy:
             total = total - loss.entropy * (entropy * weights).sum()
         sums.add("policy/entropy/mean", entropy.detach().sum(), count)

@@ -30,7 +30,13 @@ LOSSES = [
     LossSettings(kind="grpo", aggregation=aggregation, kl=kl, entropy=entropy, clip_low=0.2, clip_high=0.28)
     for aggregation, kl, entropy in itertools.product(AGGREGATIONS, (0.0, 0.2), (0.0, 0.05))
 ] + [LossSettings(kind="nll", aggregation=aggregation) for aggregation in AGGREGATIONS]
-NAMES = [f"{x.kind}-{x.aggregation}{'-kl' * bool(x.kl)}{'-entropy' * bool(x.entropy)}" for x in LOSSES]
+LOSSES += [
+    LossSettings(ratio="sequence", aggregation="seq_mean_token_mean"),
+    LossSettings(ratio="sequence_mean", aggregation="token_mean", kl=0.2, kl_estimator="k2", clip_high=0.28),
+    LossSettings(dual_clip=1.1, aggregation="constant", normalizer=7),
+    LossSettings(kl=0.2, kl_estimator="k1", kl_schedule="cosine", kl_horizon=4),
+]
+NAMES = ["-".join(f"{k}={v}" for k, v in x.model_dump(exclude_defaults=True).items()) or "default" for x in LOSSES]
 every_loss = pytest.mark.parametrize("loss", LOSSES, ids=NAMES)
 
 
@@ -119,36 +125,42 @@ def token_logprobs(decoder, tokens, temperature=TEMPERATURE):
     return torch.cat([first, table[range(len(table)), tokens[1:]]]), torch.cat([first, -(table.exp() * table).sum(-1)])
 
 
-def token_loss(loss, logprob, entropy, old, advantage, reference):
+def token_loss(loss, logprob, entropy, old, advantage, reference, log_ratio, kl):
     """The loss of one token, branch by branch, and what is measured of it."""
     if loss.kind == "nll":
         return -logprob, {}
-    ratio = (logprob - old).exp()
+    ratio = log_ratio.exp()
     clipped = (advantage > 0 and ratio > 1 + loss.clip_high) or (advantage < 0 and ratio < 1 - loss.clip_low)
     bound = 1 + loss.clip_high if advantage > 0 else 1 - loss.clip_low
     policy = -bound * advantage * torch.ones((), dtype=torch.float64) if clipped else -ratio * advantage
+    if loss.dual_clip and advantage < 0 and policy > -loss.dual_clip * advantage:
+        policy, clipped = torch.tensor(-loss.dual_clip * advantage, dtype=torch.float64), True
     total, parts = policy, {"clipped": float(clipped)}
     if loss.kl:
         d = reference - logprob
-        k3 = d.exp() - d - 1 if d.exp() - d - 1 < 10 else torch.tensor(10.0, dtype=torch.float64)
-        total = total + loss.kl * k3
-        parts["kl"] = k3.item()
+        k = {"k1": -d, "k2": d * d / 2, "k3": d.exp() - d - 1}[loss.kl_estimator]
+        k = k if k < 10 or loss.kl_estimator == "k1" else torch.tensor(10.0, dtype=torch.float64)
+        total = total + kl * k
+        parts["kl"] = k.item()
     return total - loss.entropy * entropy, parts
 
 
-def naive_loss(decoder, batch, members, loss):
+def naive_loss(decoder, batch, members, loss, kl):
     """The mini-batch's loss as the papers write it, and the facts of each token."""
     per_sequence, facts = [], []
     for row in members:
         logprobs, entropies = token_logprobs(decoder, rows_of(batch)[row])
         losses = []
-        for place, at in enumerate(range(batch.offsets[row], batch.offsets[row + 1])):
-            if not batch.loss_mask[at]:
-                continue
+        places = [i for i, at in enumerate(range(batch.offsets[row], batch.offsets[row + 1])) if batch.loss_mask[at]]
+        ratios = [logprobs[i] - float(batch.old_logprobs[batch.offsets[row] + i]) for i in places] if loss.kind == "grpo" else []
+        whole = {"token": None, "sequence": sum(ratios), "sequence_mean": sum(ratios) / max(len(ratios), 1)}[loss.ratio]
+        for number, place in enumerate(places):
+            at = batch.offsets[row] + place
             advantage, old, reference = (
                 0.0 if a is None else float(a[at]) for a in (batch.advantages, batch.old_logprobs, batch.reference_logprobs)
             )
-            value, parts = token_loss(loss, logprobs[place], entropies[place], old, advantage, reference)
+            log_ratio = (ratios[number] if whole is None else whole) if ratios else None
+            value, parts = token_loss(loss, logprobs[place], entropies[place], old, advantage, reference, log_ratio, kl)
             losses.append(value)
             facts.append({"entropy": entropies[place].item(), "nll": -logprobs[place].item(), "advantage": advantage, **parts})
         per_sequence.append(losses)
@@ -160,6 +172,8 @@ def naive_loss(decoder, batch, members, loss):
             total = sum(sum(losses) / len(losses) for losses in per_sequence if losses) / len(members)
         case "seq_mean_token_sum":
             total = sum(sum(losses) for losses in per_sequence) / len(members)
+        case "constant":
+            total = sum(sum(losses) for losses in per_sequence) / len(members) / loss.normalizer
     return total, facts
 
 
@@ -172,7 +186,9 @@ def naive_update(made, batch, loss, settings):
         for first in range(0, batch.num_groups, settings.minibatch_prompts or batch.num_groups):
             prompts = range(first, first + (settings.minibatch_prompts or batch.num_groups))
             members = [row for row in range(len(batch)) if batch.group[row] in prompts]
-            total, found = naive_loss(decoder, batch, members, loss)
+            done = made.updates + len(losses)
+            annealed = 0.5 * (1 + math.cos(math.pi * min(done / loss.kl_horizon, 1))) if loss.kl_horizon else 1.0
+            total, found = naive_loss(decoder, batch, members, loss, loss.kl * annealed)
             optimizer.zero_grad()
             total.backward()
             norm = math.sqrt(sum(float((p.grad**2).sum()) for p in decoder.parameters()))
@@ -242,8 +258,9 @@ def test_updates_equal_the_naive_ones(loss):
     if loss.kind == "grpo" and not loss.kl and not loss.entropy:
         assert row["loss/policy/sum"] == pytest.approx(sum(losses), abs=1e-12)
     if loss.kl:
-        assert row["loss/kl_k3/mean"] == mean("kl")
-        assert 0 < sum(f["kl"] == 10 for f in seen) < len(seen) / 3  # some tokens meet the clamp
+        assert row["loss/kl/mean"] == mean("kl")
+        some = 0 < sum(f["kl"] == 10 for f in seen) < len(seen) / 3  # tokens that meet the clamp
+        assert some or loss.kl_estimator == "k1"
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -714,7 +731,7 @@ def test_the_kl_is_zero_right_after_freezing_and_not_later():
     made.freeze_reference()
     first, second = step(made, batch), step(made, batch)
     # reference log-probs are kept in float32: d is a few 1e-8, and k3 is half its square
-    assert 0 <= first["loss/kl_k3/mean"] < 1e-14
-    assert second["loss/kl_k3/mean"] > 1e-8
+    assert 0 <= first["loss/kl/mean"] < 1e-14
+    assert second["loss/kl/mean"] > 1e-8
     made.freeze_reference()
-    assert 0 <= step(made, batch)["loss/kl_k3/mean"] < 1e-14
+    assert 0 <= step(made, batch)["loss/kl/mean"] < 1e-14
