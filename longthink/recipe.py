@@ -59,8 +59,10 @@ class EngineSettings(Table):
 class AdvantageSettings(Table):
     """How rewards become advantages (advantage.py)."""
 
+    baseline: Literal["group_mean", "leave_one_out"] = "group_mean"
     std: Literal["unbiased", "none"] = "unbiased"
     epsilon: float = Field(1e-6, ge=0)
+    whiten: bool = Field(False, description="then subtract the mean of all trained tokens and divide by their std")
 
 
 class LossSettings(Table):

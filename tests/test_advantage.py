@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -104,7 +106,10 @@ def test_the_result_is_float32_and_the_rest_of_the_batch_is_untouched():
 GRID = st.integers(-64, 64).map(lambda k: k / 64)
 GROUPS = st.lists(st.lists(GRID, min_size=1, max_size=9), min_size=1, max_size=5)
 SETTINGS = st.builds(
-    AdvantageSettings, std=st.sampled_from(["unbiased", "none"]), epsilon=st.sampled_from([0.0, 1e-6, 1e-4, 0.5])
+    AdvantageSettings,
+    baseline=st.sampled_from(["group_mean", "leave_one_out"]),
+    std=st.sampled_from(["unbiased", "none"]),
+    epsilon=st.sampled_from([0.0, 1e-6, 1e-4, 0.5]),
 )
 
 
@@ -143,3 +148,27 @@ def test_with_the_std_a_shift_or_a_scale_of_the_rewards_changes_nothing(rewards,
 @given(st.lists(GRID, min_size=2, max_size=9).filter(lambda r: len(set(r)) > 1))
 def test_the_squares_sum_to_n_minus_one(rewards):
     assert sum(a * a for a in per_rollout(batch_of(rewards))) == pytest.approx(len(rewards) - 1, rel=1e-5)
+
+
+def test_leave_one_out_by_hand():
+    """RLOO: each against the mean of the others: 1 - 0, and 0 - 1/3."""
+    settings = AdvantageSettings(baseline="leave_one_out", std="none")
+    assert per_rollout(batch_of([1, 0, 0, 0]), settings) == pytest.approx([1, -1 / 3, -1 / 3, -1 / 3])
+    assert per_rollout(batch_of([0.5, 0.25]), settings) == [0.25, -0.25]
+
+
+def test_whitening_by_hand():
+    """Rollouts of 1 and 2 tokens with 1/2 and -1/2: mean -1/6 over three tokens, unbiased variance 1/3."""
+    settings = AdvantageSettings(std="none", whiten=True)
+    found = per_rollout(batch_of([1, 0]), settings)
+    assert found == pytest.approx([(1 / 2 + 1 / 6) / math.sqrt(1 / 3), (-1 / 2 + 1 / 6) / math.sqrt(1 / 3)])
+    assert per_rollout(batch_of([1, 0], [1, 1]), settings)[2:] == [0.0, 0.0]
+    assert per_rollout(batch_of([1, 1], [0, 0]), settings) == [0.0] * 4
+
+
+@given(GROUPS)
+def test_whitened_tokens_have_mean_zero_and_variance_one_where_no_group_is_constant(groups):
+    groups = [g for g in groups if len(set(g)) > 1] or [[0.0, 1.0]]
+    batch = advantages(batch_of(*groups), AdvantageSettings(std="none", whiten=True))
+    tokens = batch.advantages[batch.loss_mask].astype(np.float64)
+    assert tokens.mean() == pytest.approx(0, abs=1e-5) and tokens.std(ddof=1) == pytest.approx(1, abs=1e-4)

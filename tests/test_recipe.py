@@ -142,7 +142,7 @@ def test_text_that_is_not_toml(tmp_path: Path) -> None:
         ("rollout.widnow=64", "unknown key rollout.widnow; did you mean window?"),
         ("lernr.lr=1e-6", "unknown key lernr; did you mean learner?"),
         ("loss.clip_hi=0.28", "unknown key loss.clip_hi; did you mean clip_high?"),
-        ("advantage.zzzz=1", "unknown key advantage.zzzz; expected one of epsilon, std"),
+        ("advantage.zzzz=1", "unknown key advantage.zzzz; expected one of baseline, epsilon, std, whiten"),
     ],
 )
 def test_unknown_key_names_the_nearest(recipe_file: Path, override: str, words: str) -> None:
