@@ -22,7 +22,11 @@ MANY_FACTORS = re.compile(r"[a-zA-Z]{31}")
 TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")
 POWERS_OF_TEN = (("thousand", 3), ("million", 6), ("billion", 9), ("trillion", 12))
 REWRITES = (
-    (r"\\color\s*\{\w+\}|\\textcolor\s*\{\w+\}", ""),
+    (r"\\color\s*\{\w+\}|\\textcolor\s*\{\w+\}|\\(?:large|Large|LARGE|huge|Huge|small|bf|rm|it)(?![a-zA-Z])", ""),
+    (r"\\underline\s*\{([^{}]*)\}", r"\1"),
+    (r"\\mathbb\s*\{?\s*R\s*\}?(?!\s*\^)", r"(-\\infty,\\infty)"),
+    (r"(?<=\d)\s*(?:\\text\s*\{)?\s*to\s*\}?\s*(?=\d)", ":"),
+    (r"^\(([0-9A-F]+)\)_", r"\1_"),
     (r"√\s*(\d+|[a-zA-Z]|\([^()]*\))", r"\\sqrt{\1}"),
     (r"\{:\}", ":"),
     (r"\\\{\s*\\\}", r"\\emptyset "),
@@ -52,6 +56,8 @@ BASED = re.compile(r"([-+]?[0-9A-F]*\d[0-9A-F]*(?:\.[0-9A-F]+)?)_\{?(\d+)\}?")
 BASES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9", "ten": "10"}
 BASE = re.compile(r"\d_\{?(\w+)")
 NAME = re.compile(r"\\[a-zA-Z]+|[a-zA-Z]")
+NAMED = re.compile(r"(?!\s*-)(?:\\(?!sqrt|frac|sin|cos|tan|log|ln|exp)[a-zA-Z]+|[a-zA-Z{}+ -])+")  # a+b, not 2x or x^2
+BOUND = re.compile(r"\s*([a-z])\s*(<|>|\\[gl]e(?![a-z]))\s*([^<>=]+)")
 RELATION = re.compile(r"[<>]|\\[gl]e(?![a-zA-Z])")
 DECIMAL = r"[-+]?(?:\d+\.?\d*|\.\d+)"
 RATIO = re.compile(rf"([-+]?)(\d*)\\frac\{{({DECIMAL})\}}\{{({DECIMAL})\}}|()()({DECIMAL})/({DECIMAL})")
@@ -74,7 +80,9 @@ def clean(text: str) -> tuple[str, str]:
     for pattern, replacement in REWRITES:
         text = re.sub(pattern, replacement, text)
     text, unit = without_unit(text.strip().rstrip("., "))
-    text = re.sub(TEXT, r" \1 ", text).strip()
+    text = re.sub(TEXT, r" \1 ", text).strip().rstrip(". ")
+    if enclosing(text)[0] == "{}" and text[0] == "{":
+        text = text[1:-1].strip()
     if not WORDS.fullmatch(text):
         text = re.sub(r"\s*,?\s*(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])\s*", ",", text)
     if THOUSANDS.fullmatch(text):
@@ -89,7 +97,7 @@ def key(text: str) -> str:
     >>> key(r"x_{1} \cdot 2"), key("(C)"), key("East")
     ('x_1*2', 'C', 'east')
     """
-    if WORDS.fullmatch(text):
+    if WORDS.fullmatch(text) or re.fullmatch(r"[A-Za-z]{3,}[ ,]+\d+", text):
         return " ".join(text.casefold().split())
     text = re.sub(r"\\(?:cdot|times)(?![a-zA-Z])", "*", text)
     text = re.sub(r"([_^])\s*\{\s*(\w)\s*\}", r"\1\2", text)
@@ -159,7 +167,8 @@ def equal(gold: str, answer: str) -> bool:
         return False
     if key(g) == key(a):
         return True
-    if WORDS.fullmatch(g) or WORDS.fullmatch(a):  # the algebra reads words as products of letters
+    words = [text for text in (g, a) if WORDS.fullmatch(text)]
+    if len(words) == 2 or any(len(word) > 4 for word in words):  # the algebra reads words as products of letters
         return False
     if (based := same_based(g, a)) is not None:
         return based
@@ -176,15 +185,35 @@ def equal(gold: str, answer: str) -> bool:
         return equal(m[2], a)
     if "=" in a and "=" not in g and len(split(a)) == 1:
         return same_chain(g, a)
+    if (x_or := as_union(g)) or as_union(a):
+        return equal(x_or or g, as_union(a) or a)
     if g.count(":") > 1 or a.count(":") > 1:
         return same_ratio(g.split(":"), a.split(":"))
     return same_structure(g, a)
 
 
+def as_union(text: str) -> str:
+    r"""Two or more bounds of one variable as a union of intervals; empty for anything else.
+
+    >>> as_union(r"x<-1,x \ge 1"), as_union("x<1")
+    ('(-\\infty,-1)\\cup[1,\\infty)', '')
+    """
+    bounds = [BOUND.fullmatch(part) for part in split(text)]
+    if len(bounds) < 2 or None in bounds or len({b[1] for b in bounds if b}) > 1:
+        return ""
+    parts = []
+    for _, sign, value in (b.groups() for b in bounds if b):
+        below, closed = sign in ("<", r"\le"), "\\" in sign
+        parts.append(rf"(-\infty,{value}{'])'[not closed]}" if below else rf"{'[('[not closed]}{value},\infty)")
+    return r"\cup".join(parts)
+
+
 def same_chain(gold: str, answer: str) -> bool:
     """Whether each side of a chain of equations is the gold, letters at its beginning aside: a+b=2+3=5 is 5, 4=5 is not."""
     first, *sides = answer.split("=")
-    return all(equal(gold, side) for side in ([] if re.search(r"[a-zA-Z]", first) else [first]) + sides)
+    bare = re.sub(r"\([^()]*\)|_\{?\w+\}?", "", re.sub(r"\[([a-zA-Z]+)\]", r"\1", first))
+    named = NAMED.fullmatch(bare)
+    return all(equal(gold, side) for side in ([] if named else [first]) + sides)
 
 
 def same_ratio(golds: list[str], answers: list[str]) -> bool:
@@ -280,7 +309,12 @@ def same_by_algebra(gold: str, answer: str) -> bool:
     from sympy import Expr, nan, oo, zoo
     from sympy.core import random
 
-    if differ(gold, answer) or MANY_FACTORS.search(answer) or sorted(VAGUE.findall(gold)) != sorted(VAGUE.findall(answer)):
+    if (
+        differ(gold, answer)
+        or ("_" in answer and "_" not in gold)
+        or MANY_FACTORS.search(answer)
+        or sorted(VAGUE.findall(gold)) != sorted(VAGUE.findall(answer))
+    ):
         return False
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its alarm is off, which is meant
     random.seed(0)  # simplification tries numbers at random; a verdict must not depend on what was compared before

@@ -4,7 +4,7 @@ import re
 
 __all__ = ["COMMENT", "TEXT", "without_unit"]
 
-TEXT = r"\\(?:text(?:bf|it|rm|normal)?|mbox|math(?:rm|bf|it)|boldsymbol|operatorname)\s*\{([^{}]*)\}"
+TEXT = r"\\(?:text(?:bf|it|rm|normal)?|mbox|math(?:rm|bf|it|sf|tt)|boldsymbol|operatorname)\s*\{([^{}]*)\}"
 POWER = r"\s*(\^\s*\{?-?\d+\}?)?"
 KNOWN = (
     "mm millimeter|cm centimeter|m meter metre|km kilometer|in inch inche|ft foot feet|yd yard|mi mile|g gram|kg kilogram|"
