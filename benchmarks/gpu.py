@@ -20,7 +20,7 @@ from limit import matrices, token_flops
 from longthink.engines.embedded import EmbeddedEngine
 from longthink.learners.local import LocalLearner
 from longthink.model import Decoder, ModelConfig
-from longthink.recipe import LearnerSettings, LossSettings
+from longthink.tables import LearnerSettings, LossSettings
 from longthink.types import Batch, Problem, Request, RolloutId, Sampling
 
 DISTILL_1_5B = {
@@ -193,6 +193,7 @@ def random_batch(plan: Plan, context: int) -> Batch:
         sampler_logprobs=old,
         rewards=np.arange(count) % 2.0,
         group=np.zeros(count, np.int64),
+        counted=np.ones(count, np.bool_),
         advantages=np.repeat(np.where(np.arange(count) % 2, 1.0, -1.0), context).astype(np.float32),
         old_logprobs=old,
     )

@@ -69,7 +69,7 @@ def prepare(model: Path, work: Path) -> dict[str, Any]:
     write_problems(ModelFolder(model), work / "problems.jsonl", 64 * recipe.rollout.prompts)
     (work / "settings.json").write_text(json.dumps(peer_settings(recipe)))
     batch = mixed_batch(ModelFolder(model), recipe)
-    arrays = ("tokens", "offsets", "loss_mask", "sampler_logprobs", "rewards", "group", "advantages")
+    arrays = ("tokens", "offsets", "loss_mask", "sampler_logprobs", "rewards", "group", "counted", "advantages")
     np.savez(work / "batch.npz", **{name: getattr(batch, name) for name in arrays})
     return {"sequences": len(batch), "tokens": len(batch.tokens), "longest": int(batch.lengths.max())}
 

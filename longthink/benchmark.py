@@ -14,9 +14,10 @@ from longthink.folder import ModelFolder
 from longthink.machine import resolve
 from longthink.part import load_part
 from longthink.progress import Progress
-from longthink.recipe import Recipe, RolloutSettings, parse_recipe
+from longthink.recipe import Recipe, parse_recipe
 from longthink.rewards.base import Reward
 from longthink.rewards.pool import RewardPool
+from longthink.tables import RolloutSettings
 from longthink.tasks.base import Task
 from longthink.types import Sampling
 

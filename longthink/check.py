@@ -5,6 +5,7 @@ from pathlib import Path
 from longthink.data import prompt_ids
 from longthink.engines.cache import SlotCache
 from longthink.errors import LongthinkError, RecipeError, TaskError
+from longthink.fit import prompt_limits, refuse_misfit
 from longthink.folder import ModelFolder
 from longthink.machine import resolve
 from longthink.model import ModelConfig
@@ -12,10 +13,13 @@ from longthink.part import load_part
 from longthink.recipe import Recipe
 from longthink.rewards.base import BAD_GOLD, Reward
 from longthink.rewards.pool import RewardPool
+from longthink.schedules import window_at
 from longthink.settings import fold
+from longthink.tables import CycleSettings
 from longthink.tasks.base import Task
-from longthink.train import prompt_limits, refuse_misfit
 from longthink.types import Problem
+
+CHART_COLUMNS, CHART_ROWS = 96, 6
 
 __all__ = ["arithmetic", "check", "count_parameters", "refused_golds"]
 
@@ -115,13 +119,34 @@ def arithmetic(recipe: Recipe, config: ModelConfig | None) -> list[str]:
         f"budget: {recipe.budget.max_steps} steps"
         + (f" or {recipe.budget.max_generated_tokens:,} generated tokens" if recipe.budget.max_generated_tokens else ""),
     ]
+    if recipe.rollout.cycle:
+        lines += drawn(recipe.rollout.cycle, recipe.budget.max_steps)
     for index, stage in enumerate(recipe.stage):
         window = fold(recipe, [{"step": 0, "action": {"stage": index}}]).rollout.window
         ends = [f"{stage.until['kind']} fires"] if stage.until else []
         ends += [f"{stage.max_steps} steps are done"] if stage.max_steps else []
         last = index + 1 == len(recipe.stage)
         lines.append(f"stage {index}: window {window}, until {'the budget ends' if last else ' or '.join(ends)}")
+        if stage.cycle:
+            lines += drawn(stage.cycle, stage.max_steps or recipe.budget.max_steps)
     return lines + (_memory(recipe, config) if config else [])
+
+
+def drawn(cycle: CycleSettings, steps: int) -> list[str]:
+    """A cycle's window over its first steps, at most three periods, as a line of words and a chart of blocks."""
+    shown = min(steps, 3 * cycle.period)
+    columns = min(shown, CHART_COLUMNS)
+    windows = [window_at(round(i * (shown - 1) / max(columns - 1, 1)), cycle) for i in range(columns)]
+    eighths = [8 + round(8 * (CHART_ROWS - 1) * (w - cycle.low) / (cycle.high - cycle.low)) for w in windows]
+    rows = ["".join(" ▁▂▃▄▅▆▇█"[min(8, max(0, e - 8 * row))] for e in eighths) for row in reversed(range(CHART_ROWS))]
+    label = {0: f"{cycle.high:>8,} ", CHART_ROWS - 1: f"{cycle.low:>8,} "}
+    quarters = (quarter * cycle.period // 4 for quarter in range(4))
+    moments = ", ".join(f"{window_at(t, cycle):,} at {t + 1}" for t in quarters)
+    return [
+        f"window: {cycle.shape} cycle of {cycle.period} steps; tokens at step: {moments}",
+        *(label.get(i, " " * 9) + row for i, row in enumerate(rows)),
+        f"{'step':>8} 1{shown:>{len(windows) - 1},}",
+    ]
 
 
 def _memory(recipe: Recipe, config: ModelConfig) -> list[str]:

@@ -7,9 +7,9 @@ from typing import Any, Protocol
 from longthink.data import DataSource
 from longthink.engines.base import Stream
 from longthink.folder import Tokenizer
-from longthink.recipe import RolloutSettings
 from longthink.rewards.pool import Grader
 from longthink.rng import derive_seed
+from longthink.tables import RolloutSettings
 from longthink.types import Group, Ints, Problem, Request, Rollout, RolloutId, Sampling, Verdict
 
 __all__ = ["Journal", "Progress", "Scored", "collect", "rollout_rows", "sample_and_score", "timed_verdicts"]

@@ -6,7 +6,7 @@ from pathlib import Path
 from longthink import storage
 from longthink.errors import TaskError
 from longthink.folder import Tokenizer
-from longthink.recipe import RolloutSettings
+from longthink.tables import RolloutSettings
 from longthink.tasks.base import Task
 from longthink.types import Ints, Problem
 

@@ -9,10 +9,10 @@ from longthink.data import prompt_ids
 from longthink.engines.base import Stream
 from longthink.errors import TaskError
 from longthink.folder import Tokenizer
-from longthink.recipe import RolloutSettings
 from longthink.rewards.pool import Grader
 from longthink.rng import derive_seed
 from longthink.stats import mean_interval, pass_at_k
+from longthink.tables import RolloutSettings
 from longthink.tasks.base import Task
 from longthink.types import Request, RolloutId, Sampling
 

@@ -1,13 +1,12 @@
 """Per-token losses and how tokens are weighed. Pure functions; the learner sums and differentiates them."""
 
-import math
 from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-__all__ = ["kl_coefficient", "kl_estimate", "sequence_ratio", "surrogate", "token_weights"]
+__all__ = ["correction", "kl_estimate", "sequence_ratio", "surrogate", "token_weights"]
 
 Aggregation = Literal["token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "constant"]
 
@@ -56,17 +55,39 @@ def surrogate(
     return -gain, clipped.to(log_ratio.dtype)
 
 
-def kl_estimate(
-    logprobs: Float[Tensor, " n"], reference_logprobs: Float[Tensor, " n"], kind: Literal["k1", "k2", "k3"] = "k3"
+def correction(
+    log_ratio: Float[Tensor, " n"], kind: Literal["none", "truncate", "mask"], low: float, high: float
 ) -> Float[Tensor, " n"]:
-    """An estimate of KL(policy || reference) per token, with d = reference - policy clamped to ±20.
+    """What a token's policy loss is multiplied by where the sampler drew it with other odds than the learner gives it.
 
+    `log_ratio` is the learner's old log-prob minus the sampler's, brought to its level by `sequence_ratio`. truncate: the
+    ratio, at most `high`. mask: the ratio where it lies within [low, high], else 0. No gradient passes.
+    Source: truncated importance sampling (Yao et al. 2025, C = 2); the mask is IcePop's, in NeMo RL's later ProRL
+    within [0.5, 5].
+
+    >>> [correction(torch.log(torch.tensor([0.5, 1.0, 4.0])), kind, 0.75, 2.0).tolist() for kind in ("truncate", "mask")]
+    [[0.5, 1.0, 2.0], [0.0, 1.0, 0.0]]
+    """
+    ratio = torch.exp(log_ratio.detach())
+    match kind:
+        case "none":
+            return torch.ones_like(ratio)
+        case "truncate":
+            return ratio.clamp(max=high)
+        case "mask":
+            return torch.where((ratio >= low) & (ratio <= high), ratio, 0.0)
+
+
+def kl_estimate(log_ratio: Float[Tensor, " n"], kind: Literal["k1", "k2", "k3"] = "k3") -> Float[Tensor, " n"]:
+    """An estimate of KL(policy || reference) per token from log_ratio = policy - reference; d = -log_ratio within ±20.
+
+    For the KL of whole responses, as Open-RS eq. 1 is written, `log_ratio` is brought to that level by `sequence_ratio`.
     k1 = -d, unbiased and of either sign; k2 = d²/2; k3 = exp(d) - d - 1, never negative. The last two are clamped to at most
     10. As a loss, k1's expected gradient is zero and k2's is the KL's own.
     Source: Schulman 2020; k3 is DeepScaleR's code ("low_var_kl", clamped to [-10, 10]), Open-RS and NVIDIA; k1 in the reward
     is STILL-3's code; k2 is NeMo RL's later ProRL.
     """
-    d = (reference_logprobs - logprobs).clamp(-20.0, 20.0)
+    d = (-log_ratio).clamp(-20.0, 20.0)
     match kind:
         case "k1":
             return -d
@@ -74,19 +95,6 @@ def kl_estimate(
             return (0.5 * d * d).clamp(max=10.0)
         case "k3":
             return (torch.expm1(d) - d).clamp(max=10.0)  # exp(d) - d - 1 rounds below zero for small d
-
-
-def kl_coefficient(update: int, start: float, schedule: Literal["constant", "cosine"], horizon: int) -> float:
-    """The KL's weight at update number `update` (from 0): constant, or a half cosine from `start` to 0 at `horizon`.
-
-    Source: STILL-3 3.1.2, 1e-3 to 0; its code adds the constant weight to the annealed one, which is not followed.
-
-    >>> [kl_coefficient(update, 0.5, "cosine", 4) for update in (0, 2, 4, 9)]
-    [0.5, 0.25, 0.0, 0.0]
-    """
-    if schedule == "constant":
-        return start
-    return start * 0.5 * (1.0 + math.cos(math.pi * min(update / horizon, 1.0)))
 
 
 def token_weights(

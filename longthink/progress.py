@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-__all__ = ["Progress"]
+__all__ = ["Clock", "Progress"]
 
 SILENT_AFTER_S = 300.0
 
@@ -109,3 +109,19 @@ def _line(title: str, row: Mapping[str, Any], total: int) -> str:
     )
     parts += [form.format(float(row[key])) for key, form in shown if key in row]
     return "  ".join(parts)
+
+
+class Clock:
+    """Names a phase and takes its time."""
+
+    def __init__(self, progress: Progress, phase: str) -> None:
+        self._progress, self._phase = progress, phase
+        self.seconds = 0.0
+
+    def __enter__(self) -> Self:
+        self._progress.phase(self._phase)
+        self._started = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = time.perf_counter() - self._started

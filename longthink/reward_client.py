@@ -12,10 +12,12 @@ from importlib.metadata import version
 from typing import Any, NamedTuple, Self
 
 from longthink.errors import RewardError
+from longthink.recipe import Recipe
 from longthink.rewards.base import Reward
+from longthink.rewards.pool import Grader, RewardPool
 from longthink.types import Verdict
 
-__all__ = ["MAX_BODY", "RemotePool"]
+__all__ = ["MAX_BODY", "RemotePool", "open_pool"]
 
 CONNECTIONS = 4  # a server: while one waits for slow rows, others go on
 MAX_ROWS = 16  # in a request
@@ -249,3 +251,10 @@ def _request(connection: http.client.HTTPConnection, verb: str, path: str, body:
     connection.request(verb, path, body, {"Content-Type": "application/json"})
     response = connection.getresponse()
     return response.status, dict(json.loads(response.read()))
+
+
+def open_pool(recipe: Recipe, reward: Reward, notice: Callable[[str], None]) -> Grader:
+    """What grades: processes here, or the recipe's reward servers. Raises: RewardError where they do not start or answer."""
+    if recipe.reward_servers:
+        return RemotePool(reward, recipe.reward_servers, notice=notice)
+    return RewardPool(reward, recipe.workers)

@@ -12,27 +12,27 @@ from longthink.clusters.local import LocalCluster
 from longthink.collect import Journal, collect, rollout_rows
 from longthink.control.base import Trigger
 from longthink.data import DataSource
-from longthink.errors import LearnerError, RecipeError
+from longthink.errors import LearnerError
 from longthink.evaluate import Evaluation, evaluate
+from longthink.fit import prompt_limits, refuse_misfit
 from longthink.folder import ModelFolder
 from longthink.machine import resolve
 from longthink.metrics import aliased
-from longthink.model import ModelConfig
 from longthink.part import load_part
 from longthink.probe import probe
-from longthink.progress import Progress
-from longthink.recipe import Recipe, RolloutSettings, Stage
-from longthink.reward_client import RemotePool
+from longthink.progress import Clock, Progress
+from longthink.recipe import Recipe
+from longthink.reward_client import open_pool
 from longthink.rewards.base import Reward
-from longthink.rewards.pool import Grader, RewardPool
 from longthink.run import Run
 from longthink.settings import Settings, fold
+from longthink.stages import stage_end
 from longthink.summarize import summarize
 from longthink.tasks.base import Task
 from longthink.tensorboard import TensorBoard
 from longthink.types import Batch, Sampling
 
-__all__ = ["Parent", "Training", "prompt_limits", "refuse_misfit", "train"]
+__all__ = ["Parent", "Training", "train"]
 
 
 def train(recipe: Recipe, folder: Path, *, resume: bool = False, parent: "Parent | None" = None) -> Run:
@@ -90,7 +90,7 @@ class Training:
         try:
             self.cluster = LocalCluster(recipe)
             self._stack.callback(self.cluster.close)
-            self.pool = self._stack.enter_context(open_pool(recipe, self.reward, self.progress))
+            self.pool = self._stack.enter_context(open_pool(recipe, self.reward, self.progress.note))
             if not resume:
                 self.run = Run.create(folder, recipe, parent.lineage() if parent else {})
             self._restore(resume, parent)
@@ -139,7 +139,7 @@ class Training:
             self._begin()
         while not self.run.complete and not self.progress.stop_requested:
             step, started = self.run.step + 1, time.perf_counter()
-            settings = fold(self.recipe, self.run.events)
+            settings = fold(self.recipe, self.run.events, self.run.rows)
             row = self._labels(step, settings) | self.train_step(step, settings)
             if self.recipe.validation.every and step % self.recipe.validation.every == 0:
                 row |= self._validate(step, settings)
@@ -151,8 +151,8 @@ class Training:
 
     def train_step(self, step: int, settings: Settings) -> dict[str, Any]:
         """One step: collect groups, give every token an advantage, update the weights."""
-        run, loss, temperature = self.run, self.recipe.loss, settings.rollout.temperature
-        with _Clock(self.progress, "rollouts") as sampled:
+        run, loss, temperature = self.run, settings.loss, settings.rollout.temperature
+        with Clock(self.progress, "rollouts") as sampled:
             journal, seed = run.journal(step), self.recipe.seed
             scored, groups = collect(
                 self.cluster,
@@ -168,12 +168,12 @@ class Training:
                 share = self.recipe.probe.share
                 scored, probed = probe(self.pool, scored, self.second, share, seed=seed, step=step, journal=journal)
             run.write_rollouts(step, rollout_rows(scored, step))
-        with _Clock(self.progress, "update") as updated:
+        with Clock(self.progress, "update") as updated:
             row = summarize(scored, groups, run.generated_tokens) | probed
             if groups:
                 batch = Batch.of(groups)
                 batch = self.cluster.logprobs(batch, loss, temperature)
-                batch = advantages(batch, self.recipe.advantage)
+                batch = advantages(batch, self.recipe.advantage, loss, self.cluster.learner.kl_weight(loss))
                 row |= self.cluster.update(batch, loss, temperature, settings.lr).means()
             run.policy_version += 1
             self.cluster.sync(run.policy_version)
@@ -206,11 +206,14 @@ class Training:
             self.board.write(run.rows[-1])
         run.step = step
         self._refuse_silence()
-        event = run.recorded.get(step) or self._decide(step, settings)
+        event = run.recorded.get(step) or stage_end(self.recipe, settings, run, self.triggers)
         if event is not None:
             run.append_event(event)
             self.progress.note(f"step {step}: {event['rule']} -> {event['action']}")
             self._act(event)
+        every = self.recipe.reference.replace_every
+        if every and step % every == 0:
+            self._replace_reference(hard=self.recipe.reference.optimizer == "reset")
         best = run.best(settings.stage)
         is_best = best is not None and best["step"] == step
         last = self.run.complete or self.progress.stop_requested
@@ -232,45 +235,29 @@ class Training:
 
     # -- control ------------------------------------------------------------------------------------------------
 
-    def _decide(self, step: int, settings: Settings) -> dict[str, Any] | None:
-        """The event that ends the current stage after this step, with its evidence, or None."""
-        stage = settings.current(self.recipe)
-        if stage is None or settings.stage + 1 >= len(self.recipe.stage):
-            return None
-        rows = [r for r in self.run.rows if r["stage"] == settings.stage]
-        trigger = self.triggers[settings.stage]
-        evidence = trigger.fires(rows) if trigger else None
-        rule = str(stage.until["kind"]) if evidence is not None and stage.until else "max_steps"
-        if evidence is None and stage.max_steps and step - settings.begun >= stage.max_steps:
-            evidence = {"steps": step - settings.begun}
-        if evidence is None:
-            return None
-        following = self.recipe.stage[settings.stage + 1]
-        action = {"stage": settings.stage + 1, "from_step": self._origin(step, settings.stage, following)}
-        return {"step": step, "kind": "stage", "rule": rule, "action": action, "evidence": evidence}
-
-    def _origin(self, step: int, ending: int, following: Stage) -> int:
-        best = self.run.best(ending)
-        return int(best["step"]) if following.begin_from == "best" and best is not None else step
-
     def _act(self, event: Mapping[str, Any]) -> None:
         """Begin the stage an event names, from the checkpoint it names."""
         stage, origin = self.recipe.stage[event["action"]["stage"]], int(event["action"]["from_step"])
         if origin != event["step"]:
             source = checkpoint.checkpoint_path(self.run.folder, origin)
             checkpoint.verify(source)
-            self.cluster.load(source, optimizer=stage.optimizer == "keep")
-        if stage.optimizer == "reset":
-            self.cluster.reset_optimizer()
-            if self.recipe.loss.kl:
-                self.cluster.freeze_reference()
+            self.cluster.load(source, optimizer=stage.reset != "hard")
+        if stage.reset != "nothing":
+            self._replace_reference(hard=stage.reset == "hard")
         self.run.policy_version += 1
         self.cluster.sync(self.run.policy_version)
+
+    def _replace_reference(self, *, hard: bool) -> None:
+        """Make the policy its own reference; `hard` (NVIDIA 3.3.1) begins the optimizer and its schedules afresh too."""
+        if hard:
+            self.cluster.reset_optimizer()
+        if self.recipe.loss.kl:
+            self.cluster.freeze_reference()
 
     def _validate(self, step: int, settings: Settings) -> dict[str, Any]:
         v = self.recipe.validation
         window = v.window or settings.rollout.window
-        with _Clock(self.progress, "validation") as clock:
+        with Clock(self.progress, "validation") as clock:
             journal = self.run.journal(step, "validation")
             measured = self.evaluate("validation", v.problems, v.samples, window, Sampling(v.temperature), journal)
             self.run.write_rollouts(step, rollout_rows(measured.scored, step), "validation")
@@ -326,42 +313,3 @@ class Training:
         best = run.best(fold(self.recipe, run.events).stage)
         named = {int(e["action"]["from_step"]) for e in run.events if e["step"] > min(newest) and "from_step" in e["action"]}
         checkpoint.prune(run.folder, newest | named | ({int(best["step"])} if best else set()))
-
-
-class _Clock:
-    """Names a phase and takes its time."""
-
-    def __init__(self, progress: Progress, phase: str) -> None:
-        self._progress, self._phase = progress, phase
-        self.seconds = 0.0
-
-    def __enter__(self) -> "_Clock":
-        self._progress.phase(self._phase)
-        self._started = time.perf_counter()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds = time.perf_counter() - self._started
-
-
-def open_pool(recipe: Recipe, reward: Reward, progress: Progress) -> Grader:
-    """What grades: processes here, or the recipe's reward servers. Raises: RewardError where they do not start or answer."""
-    if recipe.reward_servers:
-        return RemotePool(reward, recipe.reward_servers, notice=progress.note)
-    return RewardPool(reward, recipe.workers)
-
-
-def refuse_misfit(recipe: Recipe, config: ModelConfig) -> None:
-    """Refuse a window the model has no positions for, before anything is loaded."""
-    widest = max(recipe.last_window, recipe.validation.window)
-    if widest >= config.max_positions:
-        raise RecipeError(
-            f"the widest window is {widest} tokens, {recipe.model.path} has {config.max_positions} positions for prompt and "
-            "response together; lower rollout.window and the stages' windows"
-        )
-
-
-def prompt_limits(recipe: Recipe, config: ModelConfig) -> RolloutSettings:
-    """The recipe's prompt rules, tightened so that a prompt and the widest window fit the model's positions."""
-    room = config.max_positions - max(recipe.last_window, recipe.validation.window)
-    return recipe.rollout.model_copy(update={"max_prompt_tokens": min(recipe.rollout.max_prompt_tokens, room)})

@@ -135,12 +135,17 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The G scored rollouts of one problem; `rewards` are the scores after shaping."""
+    """The G scored rollouts of one problem; `rewards` are the scores after shaping.
+
+    `counted` says which of them the group's mean and std are of, `trained` which enter the loss; empty for all.
+    """
 
     problem: Problem
     rollouts: tuple[Rollout, ...]
     verdicts: tuple[Verdict, ...]
     rewards: tuple[float, ...]
+    counted: tuple[bool, ...] = ()
+    trained: tuple[bool, ...] = ()
 
     @property
     def constant(self) -> bool:
@@ -152,8 +157,9 @@ class Group:
 class Batch:
     """B sequences (prompt then response) laid end to end; padding is the learner's business.
 
-    `offsets` [B+1] cut the flat arrays [S]. `loss_mask` is True on policy tokens. `advantages` and the
-    log-probs are per token and meaningless where the mask is False. `group` [B] numbers the prompts in
+    `offsets` [B+1] cut the flat arrays [S]. `loss_mask` is True on policy tokens of trained rollouts, `counted` [B] on the
+    rollouts their group's mean and std are of. `advantages` and the log-probs are per token and meaningless where the mask
+    is False. `group` [B] numbers the prompts in
     order, so a mini-batch counted in prompts is a range of it.
     """
 
@@ -163,6 +169,7 @@ class Batch:
     sampler_logprobs: Floats
     rewards: NDArray[np.float64]
     group: Ints
+    counted: NDArray[np.bool_]
     advantages: Floats | None = None
     old_logprobs: Floats | None = None
     reference_logprobs: Floats | None = None
@@ -174,15 +181,18 @@ class Batch:
         masks: list[NDArray[np.bool_]] = []
         logprobs: list[Floats] = []
         lengths, rewards, group = [0], [], []
+        counted: list[bool] = []
         for index, g in enumerate(groups):
-            for rollout, reward in zip(g.rollouts, g.rewards, strict=True):
+            every = (True,) * len(g.rollouts)
+            counted += g.counted or every
+            for rollout, reward, trained in zip(g.rollouts, g.rewards, g.trained or every, strict=True):
                 tokens.append(rollout.prompt_ids)
                 masks.append(np.zeros(len(rollout.prompt_ids), np.bool_))
                 logprobs.append(np.zeros(len(rollout.prompt_ids), np.float32))
                 for s in rollout.segments:
                     is_policy = s.source == "policy"
                     tokens.append(s.token_ids)
-                    masks.append(np.full(len(s.token_ids), is_policy))
+                    masks.append(np.full(len(s.token_ids), is_policy and trained))
                     logprobs.append(s.logprobs if s.logprobs is not None else np.zeros(len(s.token_ids), np.float32))
                 lengths.append(len(rollout.prompt_ids) + rollout.num_tokens)
                 rewards.append(reward)
@@ -194,6 +204,7 @@ class Batch:
             sampler_logprobs=np.concatenate(logprobs),
             rewards=np.array(rewards, np.float64),
             group=np.array(group, np.int64),
+            counted=np.array(counted, np.bool_),
         )
 
     def __len__(self) -> int:
@@ -234,6 +245,7 @@ class Batch:
             sampler_logprobs=self.sampler_logprobs[index],
             rewards=self.rewards[rows],
             group=self.group[rows],
+            counted=self.counted[rows],
             advantages=take(self.advantages),
             old_logprobs=take(self.old_logprobs),
             reference_logprobs=take(self.reference_logprobs),

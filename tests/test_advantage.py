@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longthink.advantage import advantages
-from longthink.recipe import AdvantageSettings
+from longthink.tables import AdvantageSettings, LossSettings
 from longthink.types import Batch, Group, Problem, Rollout, RolloutId, Sampling, Segment, Verdict
 
 PLAIN = AdvantageSettings(std="none", epsilon=0.0)
@@ -172,3 +172,58 @@ def test_whitened_tokens_have_mean_zero_and_variance_one_where_no_group_is_const
     batch = advantages(batch_of(*groups), AdvantageSettings(std="none", whiten=True))
     tokens = batch.advantages[batch.loss_mask].astype(np.float64)
     assert tokens.mean() == pytest.approx(0, abs=1e-5) and tokens.std(ddof=1) == pytest.approx(1, abs=1e-4)
+
+
+# -- who counts, and the KL in the reward ------------------------------------------------------------------------
+
+
+def test_only_counted_rollouts_make_the_mean_and_the_spread() -> None:
+    batch = batch_of([1.0, 0.0, 0.0, 0.0])
+    masked = advantages(batch.with_(counted=np.array([True, True, False, True])), AdvantageSettings(epsilon=0.0))
+    values = [float(masked.advantages[batch.row == row][0]) for row in range(4)]
+    assert values == pytest.approx([2 / 3 / math.sqrt(1 / 3), -1 / 3 / math.sqrt(1 / 3), 0.0, -1 / 3 / math.sqrt(1 / 3)])
+
+
+def test_one_counted_rollout_has_no_advantage() -> None:
+    batch = batch_of([1.0, 0.0])
+    done = advantages(batch.with_(counted=np.array([True, False])), AdvantageSettings())
+    assert not done.advantages.any()
+
+
+def kl_batch() -> Batch:
+    """Two responses whose old policy lies 1, 2 and 3 nats, and half a nat, above the reference at their trained tokens."""
+    batch = batch_of([1.0, 0.0, 0.0, 1.0])
+    away = np.zeros(len(batch.tokens), np.float32)
+    for row, steps in ((3, (1.0, 2.0, 3.0)), (1, (0.5,))):
+        places = np.flatnonzero((batch.row == row) & batch.loss_mask)[: len(steps)]
+        away[places] = steps
+    return batch.with_(old_logprobs=away, reference_logprobs=np.zeros_like(away))
+
+
+def test_kl_in_the_reward_goes_to_the_end_of_the_response() -> None:
+    """k1 estimates 1 2 3: a token loses the coefficient times 6, 5 and 3, one after the last nothing."""
+    batch = kl_batch()
+    loss = LossSettings(kl=0.1, kl_in="reward", kl_estimator="k1")
+    plain = advantages(batch, AdvantageSettings(), loss, 0.0)
+    done = advantages(batch, AdvantageSettings(), loss, 0.1)
+    lost = (plain.advantages - done.advantages)[(batch.row == 3) & batch.loss_mask]
+    assert lost[:3] == pytest.approx([0.6, 0.5, 0.3], abs=1e-6) and not lost[3:].any()
+    other = (plain.advantages - done.advantages)[(batch.row == 1) & batch.loss_mask]
+    assert other[0] == pytest.approx(0.05, abs=1e-6) and not other[1:].any()
+
+
+def test_kl_in_the_reward_is_not_shared_between_responses() -> None:
+    batch = kl_batch()
+    loss = LossSettings(kl=0.1, kl_in="reward", kl_estimator="k1")
+    turned = advantages(batch.select(np.array([3, 1, 0, 2])), AdvantageSettings(), loss, 0.1)
+    done = advantages(batch, AdvantageSettings(), loss, 0.1)
+    for row, there in ((3, 0), (1, 1), (0, 2), (2, 3)):
+        assert np.array_equal(done.advantages[batch.row == row], turned.advantages[turned.row == there])
+
+
+def test_whitening_with_a_kl_in_the_reward_takes_every_trained_token() -> None:
+    batch = kl_batch().with_(rewards=np.ones(4))
+    loss = LossSettings(kl=0.1, kl_in="reward", kl_estimator="k1")
+    done = advantages(batch, AdvantageSettings(whiten=True), loss, 0.1)
+    tokens = done.advantages[batch.loss_mask].astype(np.float64)
+    assert tokens.mean() == pytest.approx(0.0, abs=1e-6) and tokens.std(ddof=1) == pytest.approx(1.0, abs=1e-6)

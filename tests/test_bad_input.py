@@ -99,7 +99,7 @@ def test_model_folders(
         ({"rollout": {"prompts": 2, "group_size": 1, "window": 16}}, "a group of one has no advantage"),
         ({"rollout": {"prompts": 2, "group_size": 2, "window": 64}}, "64 positions"),
         ({"rollout": {"prompts": 2, "group_size": 2, "window": 16, "max_prompt_tokens": 3}}, "leaves allow 3"),
-        ({"rollout": {"prompts": 2, "group_size": 2, "window": 16, "top_p": 0.9}}, "no correction exists"),
+        ({"rollout": {"prompts": 2, "group_size": 2, "window": 16, "top_p": 0.9}}, "no ratio can correct"),
         ({"rollout": {"windw": 16}}, "did you mean window"),
         ({"task": {"kind": "countdwn"}}, "expected one of countdown, file"),
         ({"task": {"kind": "countdown", "cuont": 3}}, "did you mean count?"),

@@ -13,8 +13,8 @@ import torch
 from longthink.advantage import advantages
 from longthink.learners.local import LocalLearner
 from longthink.model import Decoder, ModelConfig
-from longthink.recipe import AdvantageSettings, LearnerSettings, LossSettings
 from longthink.rng import derive_seed, uniforms
+from longthink.tables import AdvantageSettings, LearnerSettings, LossSettings
 from longthink.types import Batch, Group, Problem, Rollout, RolloutId, Sampling, Segment, Verdict
 
 VOCAB, TEMPERATURE = 16, 0.6

@@ -13,7 +13,7 @@ from longthink.cli import main
 from longthink.folder import ModelFolder, write_weights
 from longthink.learners.local import LocalLearner
 from longthink.part import load_part
-from longthink.recipe import LearnerSettings, LossSettings
+from longthink.tables import LearnerSettings, LossSettings
 from longthink.tasks.base import Task
 from longthink.types import Batch, Group, Problem, Rollout, RolloutId, Sampling, Segment, Verdict
 

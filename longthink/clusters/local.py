@@ -28,7 +28,8 @@ from longthink.learners.local import LocalLearner
 from longthink.machine import keep_memory
 from longthink.metrics import Sums
 from longthink.part import load_part
-from longthink.recipe import LossSettings, Recipe
+from longthink.recipe import Recipe
+from longthink.tables import LossSettings
 from longthink.tasks.base import Task
 from longthink.types import Batch, Floats, Ints, Request, Rollout, RolloutId
 
@@ -112,10 +113,12 @@ class _Rank:
     def update(self, batch: Batch, loss: LossSettings, temperature: float, lr: float) -> Sums:
         return self.learner.update(batch, loss, temperature, lr).settle()
 
-    def reference_logprobs(self, batch: Batch, loss: LossSettings, temperature: float) -> Floats | None:
-        """Those of this rank's share of the rows."""
+    def logprobs(self, batch: Batch, loss: LossSettings, temperature: float) -> dict[str, Floats]:
+        """Those of this rank's share of the rows, by name."""
         mine = batch.select(scored_rows(batch, self.learner.rank, self.learner.world))
-        return self.learner.logprobs(mine, loss, temperature).reference_logprobs
+        found = self.learner.logprobs(mine, loss, temperature)
+        arrays = {"old_logprobs": found.old_logprobs, "reference_logprobs": found.reference_logprobs}
+        return {name: array for name, array in arrays.items() if array is not None}
 
     def load(self, folder: Path, optimizer: bool) -> None:
         self.learner.load(folder, optimizer=optimizer)
@@ -255,13 +258,14 @@ class LocalCluster:
 
     def logprobs(self, batch: Batch, loss: LossSettings, temperature: float) -> Batch:
         """The batch with the log-probs its loss needs (longthink/learners/local.py), each rank computing a share."""
-        batch = batch.with_(old_logprobs=batch.sampler_logprobs)
-        if not loss.kl:
-            return batch
-        found = np.zeros_like(batch.sampler_logprobs)
-        for rank, part in enumerate(self._call("reference_logprobs", batch, loss, temperature)):
-            found[batch.tokens_of(scored_rows(batch, rank, self.world))] = part
-        return batch.with_(reference_logprobs=found)
+        if not loss.kl and loss.old_logprobs == "sampler":
+            return batch.with_(old_logprobs=batch.sampler_logprobs)
+        whole: dict[str, Floats] = {}
+        for rank, part in enumerate(self._call("logprobs", batch, loss, temperature)):
+            for name, array in part.items():
+                found = whole.setdefault(name, np.zeros_like(batch.sampler_logprobs))
+                found[batch.tokens_of(scored_rows(batch, rank, self.world))] = array
+        return batch.with_(**whole)
 
     def update(self, batch: Batch, loss: LossSettings, temperature: float, lr: float) -> Sums:
         """Take the updates of a batch on every rank; the metrics of all."""

@@ -20,31 +20,18 @@ from longthink.errors import LearnerError
 from longthink.folder import read_weights, write_weights
 from longthink.learners.head import logprobs_and_entropy
 from longthink.learners.packing import Plan, microbatches
-from longthink.losses import kl_coefficient, kl_estimate, sequence_ratio, surrogate, token_weights
+from longthink.losses import correction, kl_estimate, sequence_ratio, surrogate, token_weights
 from longthink.metrics import Sums
 from longthink.model import Decoder
-from longthink.recipe import LearnerSettings, LossSettings
+from longthink.schedules import kl_coefficient, learning_rate
+from longthink.tables import LearnerSettings, LossSettings
 from longthink.types import Batch, Floats, Ints
 
-__all__ = ["LocalLearner", "learning_rate"]
+__all__ = ["LocalLearner"]
 
 # The CPU's bf16 kernels are compiled for each shape they meet, which costs more than a small product itself.
 # Attention blocks as wide as a multiple of WIDTH, in micro-batches of a multiple of TOTAL tokens, meet few shapes.
 WIDTH, TOTAL = 16, 128
-
-
-def learning_rate(update: int, settings: LearnerSettings) -> float:
-    """The rate of update number `update` (from 0): linear warm-up, then constant or a cosine to floor · lr.
-
-    Source: DeepScaleR, STILL-3, NVIDIA constant; Open-RS cosine to 0.1 after 10 % warm-up.
-    """
-    if update < settings.warmup_updates:
-        return settings.lr * (update + 1) / settings.warmup_updates
-    if settings.schedule == "constant":
-        return settings.lr
-    progress = (update - settings.warmup_updates) / (settings.total_updates - settings.warmup_updates)
-    cosine = 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
-    return settings.lr * (settings.floor + (1.0 - settings.floor) * cosine)
 
 
 @dataclass
@@ -96,14 +83,22 @@ class LocalLearner:
         reference.compute_dtype = self.decoder.compute_dtype
         self.reference = reference.requires_grad_(False)
 
+    def kl_weight(self, loss: LossSettings) -> float:
+        """The KL's coefficient at the next update."""
+        return kl_coefficient(self.updates, loss.kl, loss.kl_schedule, loss.kl_horizon)
+
     # -- log-probs ----------------------------------------------------------------------------------------------
 
     def logprobs(self, batch: Batch, loss: LossSettings, temperature: float) -> Batch:
         """The batch with old and reference log-probs, computed only where the loss needs them.
 
-        `old_logprobs` are the sampler's own. Reference log-probs exist when the KL is on.
+        `old_logprobs` are the sampler's own, or the policy's as this learner computes them. Reference log-probs exist
+        when the KL is on.
         """
-        batch = batch.with_(old_logprobs=batch.sampler_logprobs)
+        old = batch.sampler_logprobs
+        if loss.old_logprobs == "learner":
+            old = self.token_logprobs(self.decoder, batch, temperature)
+        batch = batch.with_(old_logprobs=old)
         if not loss.kl:
             return batch
         if self.reference is None:
@@ -144,15 +139,15 @@ class LocalLearner:
     def update(self, batch: Batch, loss: LossSettings, temperature: float, lr: float | None = None) -> Sums:
         """Take the updates of one rollout batch and return their metrics as sums and counts.
 
-        Mini-batches are runs of prompts in order; every denominator is counted over the whole mini-batch
-        before its first backward pass. Raises: LearnerError when the loss or the gradient is not finite, with
-        the weights as they were before that update.
+        Mini-batches are runs of prompts in order, as even as can be where selection left fewer prompts; every denominator
+        is counted over the whole mini-batch before its first backward pass. Raises: LearnerError when the loss or the
+        gradient is not finite, with the weights as they were before that update.
         """
         sums = Sums()
-        per_update = self.settings.minibatch_prompts or batch.num_groups
+        parts = -(-batch.num_groups // (self.settings.minibatch_prompts or batch.num_groups))
         for _ in range(self.settings.epochs):
-            for first in range(0, batch.num_groups, per_update):
-                rows = np.flatnonzero((batch.group >= first) & (batch.group < first + per_update))
+            for groups in np.array_split(np.arange(batch.num_groups), parts):
+                rows = np.flatnonzero(np.isin(batch.group, groups))
                 self._step(batch.select(rows), loss, temperature, lr, sums)
         return sums
 
@@ -164,12 +159,12 @@ class LocalLearner:
             torch.from_numpy(batch.row[batch.loss_mask]),
             torch.from_numpy(loss_lengths),
             num_tokens,
-            len(batch),
+            int((loss_lengths > 0).sum()),
             loss.aggregation,
             loss.normalizer,
         )
-        rows = np.arange(len(batch))
-        if loss.kind == "grpo" and not loss.kl and not loss.entropy:
+        rows = np.flatnonzero(loss_lengths)
+        if loss.kind == "grpo" and not loss.kl and not loss.entropy and not loss.entropy_target:
             assert batch.advantages is not None
             rows = np.unique(batch.row[batch.loss_mask & (batch.advantages != 0)])
         rows = rows[np.argsort(-batch.lengths[rows], kind="stable")][self.rank :: self.world]
@@ -208,6 +203,7 @@ class LocalLearner:
         logprobs, entropy = self._score(self.decoder, micro, temperature)
         weights = weights.to(self.device, logprobs.dtype)
         count = len(micro.labels)
+        whose = torch.from_numpy(batch.row[micro.flat]).to(self.device)
 
         def values(array: np.ndarray | None) -> Tensor:
             assert array is not None
@@ -216,22 +212,28 @@ class LocalLearner:
         if loss.kind == "nll":
             total = -(logprobs * weights).sum()
         else:
-            old = values(batch.old_logprobs)
-            whose = torch.from_numpy(batch.row[micro.flat]).to(self.device)
+            old, sampler = values(batch.old_logprobs), values(batch.sampler_logprobs)
             log_ratio = sequence_ratio(logprobs - old, whose, loss.ratio)
             clips = {"clip_low": loss.clip_low, "clip_high": loss.clip_high, "dual_clip": loss.dual_clip}
             per_token, clipped = surrogate(log_ratio, values(batch.advantages), **clips)
+            if loss.correction != "none":
+                log_ratio = sequence_ratio(old - sampler, whose, loss.correction_level)
+                factor = correction(log_ratio, loss.correction, loss.correction_low, loss.correction_high)
+                per_token = per_token * factor
+                sums.add("mismatch/corrected_share/mean", (factor != log_ratio.exp()).sum(), count)
+                sums.add("mismatch/ratio/mean", log_ratio.exp().sum(), count)
             total = (per_token * weights).sum()
             sums.add("loss/clip_fraction/mean", clipped.sum(), count)
             sums.add("loss/policy/sum", total.detach(), None)
             sums.add("learner/kl_k1_old/mean", (old - logprobs.detach()).sum(), count)
-            gap = (values(batch.sampler_logprobs) - logprobs.detach()).abs()
+            gap = (sampler - logprobs.detach()).abs()
             sums.add("mismatch/logprob_gap/mean", gap.sum(), count)
             sums.add("mismatch/logprob_gap/max", gap.max(), None, largest=True)
         if loss.kl:
-            kl = kl_estimate(logprobs, values(batch.reference_logprobs), loss.kl_estimator)
-            coefficient = kl_coefficient(self.updates, loss.kl, loss.kl_schedule, loss.kl_horizon)
-            total = total + coefficient * (kl * weights).sum()
+            log_ratio = sequence_ratio(logprobs - values(batch.reference_logprobs), whose, loss.kl_level)
+            kl = kl_estimate(log_ratio, loss.kl_estimator)
+            if loss.kl_in == "loss":
+                total = total + self.kl_weight(loss) * (kl * weights).sum()
             sums.add("loss/kl/mean", kl.detach().sum(), count)
         if loss.entropy:
             total = total - loss.entropy * (entropy * weights).sum()

@@ -10,7 +10,8 @@ import pytest
 from longthink.clusters.local import LocalCluster
 from longthink.errors import EngineError
 from longthink.folder import tiny_folder
-from longthink.recipe import LossSettings, Recipe, parse_recipe
+from longthink.recipe import Recipe, parse_recipe
+from longthink.tables import LossSettings
 from longthink.tasks.countdown import WORDS, Countdown
 from longthink.types import Batch, Group, Request, Rollout, RolloutId, Sampling, Verdict
 

@@ -18,9 +18,10 @@ from longthink.advantage import advantages
 from longthink.attention import Layout
 from longthink.errors import LearnerError
 from longthink.learners import local, packing
-from longthink.learners.local import LocalLearner, learning_rate
+from longthink.learners.local import LocalLearner
 from longthink.model import Decoder, ModelConfig
-from longthink.recipe import AdvantageSettings, LearnerSettings, LossSettings
+from longthink.schedules import learning_rate
+from longthink.tables import AdvantageSettings, LearnerSettings, LossSettings
 from longthink.types import Batch, Group, Problem, Rollout, RolloutId, Sampling, Segment, Verdict
 
 VOCAB, TEMPERATURE = 20, 0.8
@@ -35,6 +36,12 @@ LOSSES += [
     LossSettings(ratio="sequence_mean", aggregation="token_mean", kl=0.2, kl_estimator="k2", clip_high=0.28),
     LossSettings(dual_clip=1.1, aggregation="constant", normalizer=7),
     LossSettings(kl=0.2, kl_estimator="k1", kl_schedule="cosine", kl_horizon=4),
+    LossSettings(kl=0.2, kl_level="sequence"),
+    LossSettings(kl=0.2, kl_level="sequence_mean", old_logprobs="learner", correction="truncate", correction_high=1.1),
+    LossSettings(
+        old_logprobs="learner", correction="mask", correction_low=0.9, correction_high=1.1, correction_level="sequence_mean"
+    ),
+    LossSettings(kl=0.2, kl_in="reward", entropy=0.05, entropy_target=3.0),
 ]
 NAMES = ["-".join(f"{k}={v}" for k, v in x.model_dump(exclude_defaults=True).items()) or "default" for x in LOSSES]
 every_loss = pytest.mark.parametrize("loss", LOSSES, ids=NAMES)
@@ -125,8 +132,11 @@ def token_logprobs(decoder, tokens, temperature=TEMPERATURE):
     return torch.cat([first, table[range(len(table)), tokens[1:]]]), torch.cat([first, -(table.exp() * table).sum(-1)])
 
 
-def token_loss(loss, logprob, entropy, old, advantage, reference, log_ratio, kl):
-    """The loss of one token, branch by branch, and what is measured of it."""
+def token_loss(loss, logprob, entropy, advantage, log_ratio, away, drift, kl):
+    """The loss of one token, branch by branch, and what is measured of it.
+
+    `log_ratio` is to the old policy, `away` to the reference, `drift` from the sampler to the old policy, each at its level.
+    """
     if loss.kind == "nll":
         return -logprob, {}
     ratio = log_ratio.exp()
@@ -136,13 +146,29 @@ def token_loss(loss, logprob, entropy, old, advantage, reference, log_ratio, kl)
     if loss.dual_clip and advantage < 0 and policy > -loss.dual_clip * advantage:
         policy, clipped = torch.tensor(-loss.dual_clip * advantage, dtype=torch.float64), True
     total, parts = policy, {"clipped": float(clipped)}
+    if loss.correction != "none":
+        factor = math.exp(drift)
+        if loss.correction == "truncate":
+            factor = loss.correction_high if factor > loss.correction_high else factor
+        elif factor < loss.correction_low or factor > loss.correction_high:
+            factor = 0.0
+        total = total * factor
+        parts["corrected"], parts["drift"] = float(abs(factor - math.exp(drift)) > 1e-9), math.exp(drift)
     if loss.kl:
-        d = reference - logprob
+        d = away * -1.0
         k = {"k1": -d, "k2": d * d / 2, "k3": d.exp() - d - 1}[loss.kl_estimator]
         k = k if k < 10 or loss.kl_estimator == "k1" else torch.tensor(10.0, dtype=torch.float64)
-        total = total + kl * k
+        total = total + (kl * k if loss.kl_in == "loss" else 0.0)
         parts["kl"] = k.item()
     return total - loss.entropy * entropy, parts
+
+
+def at_level(level, above, below):
+    """The log ratios of one response's tokens: each its own, or one for all."""
+    each = [a - b for a, b in zip(above, below, strict=True)]
+    if level == "token" or not each:
+        return each
+    return [sum(each) / (len(each) if level == "sequence_mean" else 1)] * len(each)
 
 
 def naive_loss(decoder, batch, members, loss, kl):
@@ -152,28 +178,29 @@ def naive_loss(decoder, batch, members, loss, kl):
         logprobs, entropies = token_logprobs(decoder, rows_of(batch)[row])
         losses = []
         places = [i for i, at in enumerate(range(batch.offsets[row], batch.offsets[row + 1])) if batch.loss_mask[at]]
-        ratios = [logprobs[i] - float(batch.old_logprobs[batch.offsets[row] + i]) for i in places] if loss.kind == "grpo" else []
-        whole = {"token": None, "sequence": sum(ratios), "sequence_mean": sum(ratios) / max(len(ratios), 1)}[loss.ratio]
-        for number, place in enumerate(places):
-            at = batch.offsets[row] + place
-            advantage, old, reference = (
-                0.0 if a is None else float(a[at]) for a in (batch.advantages, batch.old_logprobs, batch.reference_logprobs)
-            )
-            log_ratio = (ratios[number] if whole is None else whole) if ratios else None
-            value, parts = token_loss(loss, logprobs[place], entropies[place], old, advantage, reference, log_ratio, kl)
+        own = [logprobs[i] for i in places]
+        old, reference, sampler, advantages = (
+            [0.0 if a is None else float(a[batch.offsets[row] + i]) for i in places]
+            for a in (batch.old_logprobs, batch.reference_logprobs, batch.sampler_logprobs, batch.advantages)
+        )
+        ratios = at_level(loss.ratio, own, old)
+        aways, drifts = at_level(loss.kl_level, own, reference), at_level(loss.correction_level, old, sampler)
+        for number, (place, advantage) in enumerate(zip(places, advantages, strict=True)):
+            here = (ratios[number], aways[number], drifts[number])
+            value, parts = token_loss(loss, logprobs[place], entropies[place], advantage, *here, kl)
             losses.append(value)
             facts.append({"entropy": entropies[place].item(), "nll": -logprobs[place].item(), "advantage": advantage, **parts})
         per_sequence.append(losses)
-    every = sum(len(losses) for losses in per_sequence)
+    every, num = sum(len(losses) for losses in per_sequence), sum(bool(losses) for losses in per_sequence)
     match loss.aggregation:
         case "token_mean":
             total = sum(sum(losses) for losses in per_sequence) / every
         case "seq_mean_token_mean":
-            total = sum(sum(losses) / len(losses) for losses in per_sequence if losses) / len(members)
+            total = sum(sum(losses) / len(losses) for losses in per_sequence if losses) / num
         case "seq_mean_token_sum":
-            total = sum(sum(losses) for losses in per_sequence) / len(members)
+            total = sum(sum(losses) for losses in per_sequence) / num
         case "constant":
-            total = sum(sum(losses) for losses in per_sequence) / len(members) / loss.normalizer
+            total = sum(sum(losses) for losses in per_sequence) / num / loss.normalizer
     return total, facts
 
 
@@ -254,13 +281,17 @@ def test_updates_equal_the_naive_ones(loss):
     assert row["policy/sampled_nll/mean"] == mean("nll")
     if loss.kind == "grpo":
         assert row["loss/clip_fraction/mean"] == mean("clipped")
-        assert 0.05 < row["loss/clip_fraction/mean"] < 0.9  # the case is worth testing
-    if loss.kind == "grpo" and not loss.kl and not loss.entropy:
+        assert loss.old_logprobs == "learner" or 0.05 < row["loss/clip_fraction/mean"] < 0.9  # the case is worth testing
+    if loss.correction != "none":
+        assert row["mismatch/corrected_share/mean"] == mean("corrected")
+        assert row["mismatch/ratio/mean"] == mean("drift")
+        assert 0.05 < row["mismatch/corrected_share/mean"] < 0.95
+    if loss.kind == "grpo" and not loss.kl and not loss.entropy and loss.correction == "none":
         assert row["loss/policy/sum"] == pytest.approx(sum(losses), abs=1e-12)
     if loss.kl:
         assert row["loss/kl/mean"] == mean("kl")
         some = 0 < sum(f["kl"] == 10 for f in seen) < len(seen) / 3  # tokens that meet the clamp
-        assert some or loss.kl_estimator == "k1"
+        assert some or loss.kl_estimator == "k1" or loss.kl_level != "token"
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -540,8 +571,9 @@ def test_the_gradient_reaches_exactly_the_places_that_predict_a_policy_token(los
     made, outputs = learner(settings, reference=9 if loss.kl else None), []
 
     def keep(decoder, args, hidden):
-        hidden.retain_grad()
-        outputs.append(hidden)
+        if hidden.requires_grad:
+            hidden.retain_grad()
+            outputs.append(hidden)
 
     made.decoder.register_forward_hook(keep)
     made.update(

@@ -1,0 +1,130 @@
+"""What a recipe may not say: one sentence for the first contradiction found, before anything starts."""
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from longthink.recipe import Recipe
+
+__all__ = ["contradiction"]
+
+
+def contradiction(recipe: "Recipe") -> str | None:
+    """The first contradiction, with what was expected instead; None for a recipe that can run."""
+    for check in (_parts, _stages, _windows, _sampling, _loss, _reference, _selection, _learner):
+        for why in check(recipe):
+            return why
+    return None
+
+
+def _parts(recipe: "Recipe") -> Iterator[str]:
+    for server in recipe.reward_servers:
+        if not re.fullmatch(r"(?:http://)?[^\s:/]+:\d{1,5}/?", server):
+            yield f"reward_servers names {server!r}, expected host:port"
+    if recipe.probe.every and not recipe.probe.reward:
+        yield "probe.every is set without probe.reward; expected the table of a second verifier"
+    names = [str(t.get("name", t.get("kind"))) for t in recipe.shape]
+    if twice := sorted({n for n in names if names.count(n) > 1}):
+        yield f"shape: {twice[0]} is there twice; remove one, or give them different names (name = …)"
+    weights = [t.get("weight", 1.0) for t in recipe.shape if not t.get("gate", False)]
+    if recipe.shape and all(w == 0 for w in weights if isinstance(w, int | float)):
+        yield "shape: no part adds to the reward (every weight is 0, or all are gates), so every reward would be 0"
+
+
+def _stages(recipe: "Recipe") -> Iterator[str]:
+    stages = recipe.stage
+    if any(not s.until and not s.max_steps for s in stages[:-1]):
+        yield "stage: one that is not the last has neither until nor max_steps and would never end"
+    named = [bool(s.window or s.cycle) for s in stages]
+    if any(named) and not named[-1]:
+        yield "stage: the last stage names no window although an earlier one does; write it out"
+    if any(s.until and not recipe.validation.every for s in stages):
+        yield "stage.until needs validation: set validation.every above 0"
+
+
+def _windows(recipe: "Recipe") -> Iterator[str]:
+    tables = [("rollout", recipe.rollout.cycle, None), *((f"stage.{i}", s.cycle, s.window) for i, s in enumerate(recipe.stage))]
+    for where, cycle, window in tables:
+        if cycle and cycle.low >= cycle.high:
+            yield f"{where}.cycle goes from low = {cycle.low} to high = {cycle.high}; expected low below high"
+        if cycle and cycle.first == "expansion" and cycle.shape != "stair":
+            yield f"{where}.cycle.first = 'expansion' is for a stair; the shape {cycle.shape} begins at its widest"
+        if cycle and window:
+            yield f"{where} has a window and a cycle; expected one of them"
+
+
+def _sampling(recipe: "Recipe") -> Iterator[str]:
+    r = recipe.rollout
+    if recipe.engine.kind == "teacher" and recipe.loss.kind != "nll":
+        yield "engine.kind is teacher, whose rollouts have no log-probs; expected loss.kind = 'nll'"
+    if recipe.loss.kind != "grpo":
+        return
+    if r.group_size == 1 or any(s.group_size == 1 for s in recipe.stage):
+        yield "rollout.group_size is 1: a group of one has no advantage; expected at least 2"
+    if r.top_p < 1 or r.top_k > 0:
+        yield (
+            "rollout.top_p / top_k restrict sampling: no ratio can correct for tokens that were never drawn; "
+            "set top_p = 1 and top_k = 0 (evaluation may restrict)"
+        )
+    if r.temperature == 0:
+        yield "rollout.temperature is 0: greedy rollouts of a group are all equal; expected above 0"
+
+
+def _loss(recipe: "Recipe") -> Iterator[str]:
+    loss = recipe.loss
+    if 0 < loss.dual_clip <= 1:
+        yield f"loss.dual_clip is {loss.dual_clip}, expected above 1, or 0 for none"
+    if (loss.aggregation == "constant") != bool(loss.normalizer):
+        yield "loss.aggregation = 'constant' and loss.normalizer (tokens, the longest response, say) go together"
+    if (loss.kl_schedule == "cosine") != bool(loss.kl_horizon) or (loss.kl_horizon and not loss.kl):
+        yield "loss.kl_schedule = 'cosine' needs loss.kl above 0 and loss.kl_horizon, the updates until it is 0"
+    if loss.kl_in == "reward" and not loss.kl:
+        yield "loss.kl_in = 'reward' needs loss.kl above 0"
+    if loss.kl_in == "reward" and loss.kl_level != "token":
+        yield f"loss.kl_level is {loss.kl_level!r} with loss.kl_in = 'reward', where every token has its own; expected 'token'"
+    if loss.kl_in == "reward" and loss.kind != "grpo":
+        yield f"loss.kl_in = 'reward' is for loss.kind = 'grpo', got {loss.kind!r}, which has no reward"
+    if loss.correction != "none" and loss.old_logprobs != "learner":
+        yield "loss.correction is of the learner's old log-probs to the sampler's: set loss.old_logprobs = 'learner'"
+    if loss.correction == "mask" and loss.correction_low >= loss.correction_high:
+        yield f"loss.correction_low is {loss.correction_low}, expected below loss.correction_high = {loss.correction_high}"
+    if loss.entropy_step and not loss.entropy_target:
+        yield "loss.entropy_step adapts the bonus to a target: set loss.entropy_target (nats)"
+    if loss.entropy_target and not loss.entropy and not loss.entropy_step:
+        yield "loss.entropy_target without loss.entropy or loss.entropy_step does nothing; set one of them"
+    if loss.entropy_target and loss.entropy < 0:
+        yield f"loss.entropy is {loss.entropy} with a target; expected a bonus of at least 0"
+
+
+def _reference(recipe: "Recipe") -> Iterator[str]:
+    if recipe.loss.kl:
+        return
+    if recipe.reference.replace_every:
+        yield "reference.replace_every is set without a KL, which alone needs a reference: set loss.kl above 0"
+    if any(s.reset == "reference" for s in recipe.stage):
+        yield "stage.reset = 'reference' without a KL, which alone needs a reference: set loss.kl above 0, or reset = 'hard'"
+
+
+def _selection(recipe: "Recipe") -> Iterator[str]:
+    s, r = recipe.selection, recipe.rollout
+    if s.low > s.high:
+        yield f"selection.low is {s.low}, above selection.high = {s.high}"
+    if s.pair_advantage == "pair" and s.responses != "pair":
+        yield "selection.pair_advantage = 'pair' needs selection.responses = 'pair'"
+    if s.oversample > 1 and s.dynamic != "refill":
+        yield "selection.oversample above 1 needs selection.dynamic = 'refill': without it the surplus would be trained on"
+    if recipe.loss.kind != "grpo" and (s.dynamic != "off" or s.questions != "all" or s.responses != "all"):
+        yield f"selection compares the rollouts of a group; loss.kind = {recipe.loss.kind!r} has none to compare"
+    if recipe.loss.kind != "grpo" and r.truncated in ("exclude", "mask", "penalize"):
+        yield f"rollout.truncated = {r.truncated!r} is for loss.kind = 'grpo', got {recipe.loss.kind!r}"
+
+
+def _learner(recipe: "Recipe") -> Iterator[str]:
+    learner, prompts = recipe.learner, recipe.rollout.prompts
+    if not all(0.0 <= beta < 1.0 for beta in learner.betas):
+        yield f"learner.betas is {list(learner.betas)}, expected two numbers of at least 0 and below 1"
+    if learner.minibatch_prompts and prompts % learner.minibatch_prompts:
+        yield f"learner.minibatch_prompts is {learner.minibatch_prompts}, which does not divide rollout.prompts = {prompts}"
+    if learner.schedule == "cosine" and learner.total_updates <= learner.warmup_updates:
+        yield "learner.schedule is cosine: set learner.total_updates above learner.warmup_updates"

@@ -1,0 +1,209 @@
+"""The tables of a recipe, one class each: every option with its default and its meaning."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = [
+    "AdvantageSettings",
+    "BudgetSettings",
+    "CheckpointSettings",
+    "CycleSettings",
+    "EngineSettings",
+    "LearnerSettings",
+    "LossSettings",
+    "ModelSettings",
+    "ProbeSettings",
+    "ReferenceSettings",
+    "RolloutSettings",
+    "SelectionSettings",
+    "Stage",
+    "Table",
+    "ValidationSettings",
+]
+
+Dtype = Literal["auto", "float32", "bfloat16", "float64"]
+Level = Literal["token", "sequence", "sequence_mean"]
+
+
+class Table(BaseModel):
+    """Base of every table: frozen, unknown keys refused, no infinities."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ModelSettings(Table):
+    """Where the model comes from and how it computes."""
+
+    path: str
+    device: str = "cpu"
+    dtype: Dtype = Field("auto", description="dtype of matmuls; master weights are fp32 (float64 when this is)")
+    processes: int = Field(0, ge=0, description="replicas that share sampling and updates; 0: one per core, one on a GPU")
+    threads: int = Field(0, ge=0, description="CPU threads per process; 0: the cores divided by the processes")
+
+
+class CycleSettings(Table):
+    """A window that shrinks and grows again, cycle after cycle (schedules.py: window_at)."""
+
+    shape: Literal["stair", "cosine", "stair_cosine"]
+    low: int = Field(ge=1, description="tokens at the end of compression")
+    high: int = Field(ge=1, description="tokens at the end of expansion")
+    period: int = Field(ge=2, description="steps of a whole cycle")
+    first: Literal["compression", "expansion"] = Field("compression", description="the half a stair begins with")
+
+
+class RolloutSettings(Table):
+    """What is sampled in a step."""
+
+    prompts: int = Field(16, ge=1, description="N, prompts per step")
+    group_size: int = Field(16, ge=1, description="G, rollouts per prompt")
+    window: int = Field(192, ge=1, description="longest response in tokens; a cycle takes its place")
+    cycle: CycleSettings | None = None
+    temperature: float = Field(1.0, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=0)
+    max_prompt_tokens: int = Field(1024, ge=1)
+    long_prompts: Literal["error", "drop", "cut"] = Field("error", description="cut keeps the last tokens of a prompt")
+    truncated: Literal["zero", "as_graded", "penalize", "exclude", "mask"] = Field(
+        "zero", description="a rollout that met the window: what it scores, or that it leaves the group or the loss"
+    )
+    truncated_reward: float = Field(-1.0, description="the whole reward of a truncated rollout when `truncated` is penalize")
+    graded_tokens: int = Field(0, ge=0, description="the verifier sees so many tokens of a response; 0 for all")
+    unscored: Literal["exclude", "zero"] = Field("exclude", description="a rollout our own part failed to score")
+
+
+class EngineSettings(Table):
+    """The sampler."""
+
+    kind: Literal["embedded", "teacher"] = Field("embedded", description="teacher: the task's own traces, for fine-tuning")
+    max_rows: int = Field(256, ge=1, description="rollouts generated side by side")
+    cache_gb: float = Field(8.0, gt=0)
+
+
+class SelectionSettings(Table):
+    """Which groups and rollouts are trained on (selection.py)."""
+
+    dynamic: Literal["off", "shrink", "refill"] = Field("off", description="groups outside the band are dropped, or replaced")
+    metric: Literal["accuracy", "reward"] = Field("accuracy", description="what the band is about")
+    low: float = Field(0.0, description="smallest mean of a group in the band")
+    high: float = Field(1.0, description="largest mean of a group in the band")
+    tolerance: float = Field(0.0, ge=0, description="a group whose values differ by no more than this is out of the band")
+    max_rounds: int = Field(10, ge=1, description="rounds of sampling a step may take to refill")
+    oversample: float = Field(1.0, ge=1, description="prompts of the first round as a multiple of rollout.prompts")
+    surplus: Literal["carry", "discard"] = Field(
+        "carry", description="prompts whose groups were not needed: sampled again, or not"
+    )
+    questions: Literal["all", "longer_right"] = Field("all", description="longer_right: STILL-3's question selection (QS)")
+    responses: Literal["all", "pair"] = Field("all", description="pair: STILL-3's response selection (RS)")
+    pair_advantage: Literal["group", "pair"] = Field("group", description="whose mean and std a pair's advantages come from")
+
+
+class AdvantageSettings(Table):
+    """How rewards become advantages (advantage.py)."""
+
+    baseline: Literal["group_mean", "leave_one_out"] = "group_mean"
+    std: Literal["unbiased", "none"] = "unbiased"
+    epsilon: float = Field(1e-6, ge=0)
+    whiten: bool = Field(False, description="then subtract the mean of all trained tokens and divide by their std")
+
+
+class LossSettings(Table):
+    """The objective (losses.py)."""
+
+    kind: Literal["grpo", "nll"] = "grpo"
+    aggregation: Literal["token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "constant"] = "token_mean"
+    normalizer: int = Field(0, ge=0, description="tokens a response's loss is divided by when aggregation is constant")
+    ratio: Level = "token"
+    clip_low: float = Field(0.2, gt=0, lt=1)
+    clip_high: float = Field(0.2, gt=0)
+    dual_clip: float = Field(0.0, ge=0, description="bound of the loss in units of a negative advantage, above 1; 0 for none")
+    old_logprobs: Literal["sampler", "learner"] = Field("sampler", description="whose log-probs the ratio is taken to")
+    correction: Literal["none", "truncate", "mask"] = Field("none", description="of the learner's old log-probs to the sampler's")
+    correction_level: Level = "token"
+    correction_low: float = Field(0.5, ge=0, description="ratios below it are masked")
+    correction_high: float = Field(2.0, gt=0, description="ratios above it are masked, or cut to it")
+    kl: float = Field(0.0, ge=0, description="coefficient of the KL to the reference policy; 0 keeps no reference")
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    kl_level: Level = "token"
+    kl_in: Literal["loss", "reward"] = Field("loss", description="reward: each token's advantage loses the KL from it on")
+    kl_schedule: Literal["constant", "cosine"] = "constant"
+    kl_horizon: int = Field(0, ge=0, description="updates until a cosine KL is 0")
+    entropy: float = Field(0.0, description="entropy bonus coefficient; negative is a penalty")
+    entropy_target: float = Field(0.0, ge=0, description="nats: the bonus is on only below this, and adapts; 0 for a fixed one")
+    entropy_step: float = Field(0.0, ge=0, description="the bonus grows by this a step below the target, and shrinks above")
+
+
+class ReferenceSettings(Table):
+    """When the reference policy becomes the policy of the day; without a KL there is none."""
+
+    replace_every: int = Field(0, ge=0, description="steps; 0 keeps it frozen but for stages that reset it")
+    optimizer: Literal["keep", "reset"] = Field("keep", description="reset makes every replacement a hard reset")
+
+
+class LearnerSettings(Table):
+    """The optimizer and how a batch is cut."""
+
+    lr: float = Field(1e-6, gt=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_updates: int = Field(0, ge=0)
+    total_updates: int = Field(0, ge=0, description="updates until the cosine's floor; needed by `cosine`")
+    floor: float = Field(0.1, ge=0, le=1, description="cosine's last value as a share of lr")
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(0.01, ge=0)
+    grad_clip: float = Field(1.0, gt=0)
+    minibatch_prompts: int = Field(0, ge=0, description="prompts per update; 0 takes the whole batch (on-policy)")
+    epochs: int = Field(1, ge=1, description="passes over a rollout batch")
+    microbatch_tokens: int = Field(
+        2048, ge=1, description="tokens held at once, before padding in attention; changes memory, not results"
+    )
+    head_chunk: int = Field(2048, ge=1, description="rows of logits held at once")
+    checkpoint_layers: bool = Field(False, description="recompute layers in the backward pass to save memory")
+
+
+class ValidationSettings(Table):
+    """Evaluation while training, at the window in force unless one is given."""
+
+    every: int = Field(0, ge=0, description="steps between validations; 0 for none")
+    problems: int = Field(64, ge=1)
+    samples: int = Field(2, ge=1)
+    temperature: float = Field(1.0, ge=0)
+    window: int = Field(0, ge=0, description="response tokens; 0 follows the window in force")
+
+
+class CheckpointSettings(Table):
+    """What is kept for resuming and for going back."""
+
+    every: int = Field(10, ge=1, description="steps between checkpoints; the last step and stage changes always")
+    keep: int = Field(2, ge=1, description="newest ones kept, beside the best one and those an event still needs")
+
+
+class ProbeSettings(Table):
+    """Regrading a share of the rollouts by a second verifier, to notice when the first is wrong or gamed (probe.py)."""
+
+    every: int = Field(0, ge=0, description="steps between probes; 0 for none")
+    share: float = Field(0.1, gt=0, le=1, description="of a step's graded rollouts; at least one")
+    reward: dict[str, Any] = Field({}, description="the second verifier; required when `every` is set")
+
+
+class BudgetSettings(Table):
+    """When the run ends: whichever comes first."""
+
+    max_steps: int = Field(100, ge=1)
+    max_generated_tokens: int = Field(0, ge=0, description="generated while training; 0 for no limit")
+
+
+class Stage(Table):
+    """One stage: what changes when it begins, and what ends it.
+
+    `until` names the trigger (longthink/control); a stage without one lasts to the end of the budget.
+    """
+
+    window: int | None = Field(None, ge=1)
+    cycle: CycleSettings | None = Field(None, description="counted from the stage's first step")
+    temperature: float | None = Field(None, gt=0)
+    group_size: int | None = Field(None, ge=1)
+    lr: float | None = Field(None, gt=0)
+    max_steps: int = Field(0, ge=0, description="end the stage after so many steps anyway; 0 for no limit")
+    until: dict[str, Any] | None = None
+    begin_from: Literal["best", "last"] = "best"
+    reset: Literal["nothing", "reference", "hard"] = Field("nothing", description="hard: the reference and the optimizer")
