@@ -7,6 +7,7 @@ from typing import Any
 
 from longthink import storage
 from longthink.clusters.local import LocalCluster
+from longthink.collect import Grading
 from longthink.data import prompt_ids
 from longthink.errors import RecipeError
 from longthink.evaluate import Evaluation, evaluate
@@ -56,7 +57,8 @@ def run_benchmarks(args: argparse.Namespace) -> int:
                 found = evaluate(
                     cluster,
                     pool,
-                    task,
+                    {"": task},
+                    Grading({"": reward}),
                     model.tokenizer,
                     split="test",
                     problems=args.problems,

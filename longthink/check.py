@@ -1,10 +1,12 @@
 """`longthink check`: everything about a recipe that can be known before it runs."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from longthink.data import prompt_ids
 from longthink.engines.cache import SlotCache
-from longthink.errors import LongthinkError, RecipeError, TaskError
+from longthink.errors import LongthinkError, RecipeError, RewardError, TaskError
 from longthink.fit import prompt_limits, refuse_misfit
 from longthink.folder import ModelFolder
 from longthink.machine import resolve
@@ -12,9 +14,11 @@ from longthink.model import ModelConfig
 from longthink.part import load_part
 from longthink.recipe import Recipe
 from longthink.rewards.base import BAD_GOLD, Reward
+from longthink.rewards.file import File
 from longthink.rewards.pool import RewardPool
 from longthink.schedules import window_at
 from longthink.settings import fold
+from longthink.shape import Parts, pin_files
 from longthink.tables import CycleSettings
 from longthink.tasks.base import Task
 from longthink.types import Problem
@@ -32,18 +36,18 @@ def check(recipe: Recipe, *, golds: int) -> int:
     """
     if golds < 0:
         raise RecipeError(f"--golds is {golds}, expected at least 0")
-    task, reward = load_part(Task, recipe.task), load_part(Reward, recipe.reward)
+    recipe = pin_files(recipe)
+    tasks = {d.name: load_part(Task, d.task) for d in recipe.domains}
+    rewards = {d.name: load_part(Reward, d.reward) for d in recipe.domains}
+    parts = Parts(recipe.shape)
     if recipe.probe.every:
         load_part(Reward, recipe.probe.reward)
-    size = task.size("train")
-    if size == 0:
-        raise TaskError("the training split is empty; fix `task` in the recipe")
     model = ModelFolder(recipe.model.path) if Path(recipe.model.path).exists() else None
     if model is None:
         print(f"model folder {recipe.model.path} is not there: positions, prompts and memory are not checked")
     else:
         refuse_misfit(recipe, model.config)
-    problems = [task.problem("train", i) for i in range(min(golds, size or golds))]
+    problems = [problem for name, task in tasks.items() for problem in first_problems(name, task, golds)]
     if model is not None:
         lengths = [prompt_ids(model.tokenizer, p, prompt_limits(recipe, model.config)) for p in problems]
         kept = [len(ids) for ids in lengths if ids is not None]
@@ -53,7 +57,10 @@ def check(recipe: Recipe, *, golds: int) -> int:
             )
         print(f"prompts: {min(kept)} to {max(kept)} tokens, {len(lengths) - len(kept)} of {len(lengths)} dropped as too long")
     print("\n".join(arithmetic(resolve_if_possible(recipe), model.config if model else None)))
-    refused = refused_golds(task, reward, problems, recipe.workers)
+    if parts.names:
+        print(f"reward: {parts}")
+    print("\n".join(tried_files({**{f"domain {n}".strip(): r for n, r in rewards.items()}, **parts.verifiers}, problems)))
+    refused = refused_golds(tasks, rewards, problems, recipe.workers)
     print(f"golds: {len(problems) - len(refused)} of {len(problems)} accepted by the recipe's own verifier")
     for line in refused[:10]:
         print(f"  {line}")
@@ -68,14 +75,51 @@ def resolve_if_possible(recipe: Recipe) -> Recipe:
         return recipe
 
 
-def refused_golds(task: Task, reward: Reward, problems: list[Problem], workers: int) -> list[str]:
+def first_problems(name: str, task: Task, count: int) -> list[Problem]:
+    """A domain's first training problems. Raises: TaskError where there are none."""
+    size = task.size("train")
+    if size == 0:
+        raise TaskError(f"the training split is empty; fix `task` {f'of domain {name} ' * bool(name)}in the recipe")
+    return [replace(task.problem("train", i), domain=name) for i in range(min(count, size or count))]
+
+
+def tried_files(rewards: Mapping[str, Reward], problems: Sequence[Problem]) -> list[str]:
+    """What each reward file of the recipe gives sample responses to the first problem, a line each.
+
+    Raises: RewardError for one that fails on them.
+    """
+    lines = []
+    for name, reward in rewards.items():
+        if not isinstance(reward, File) or not problems:
+            continue
+        gold = problems[0].gold
+        with RewardPool(reward, 1) as pool:
+            for key, text in enumerate(("", f"<think> so </think> {gold}", "<think> wait, " * 200)):
+                pool.submit(key, text, gold)
+            verdicts = [pool.take(key) for key in range(3)]
+        failed = next((v for v in verdicts if v.score is None), None)
+        if failed is not None:
+            raise RewardError(
+                f"{reward.path}: {reward.function} fails on a sample response: {failed.detail.get('why', failed.status)}"
+            )
+        empty, right, endless = (v.score for v in verdicts)
+        lines.append(
+            f"{name}: {reward.path} gives {empty} to nothing, {right} to the gold after thinking, {endless} to endless thinking"
+        )
+    return lines
+
+
+def refused_golds(
+    tasks: Mapping[str, Task], rewards: Mapping[str, Reward], problems: Sequence[Problem], workers: int
+) -> list[str]:
     """One line for every problem whose gold answer its own verifier does not accept.
 
     Where neither task nor verifier can make a response from a gold (a program, say), the gold must only be readable.
     """
     refused: dict[int, str] = {}
-    with RewardPool(reward, workers) as pool:
+    with RewardPool(next(iter(rewards.values())), workers) as pool:
         for index, problem in enumerate(problems):
+            task, reward = tasks[problem.domain], rewards[problem.domain]
             try:
                 reward.read(problem.gold)
                 response = task.gold_response(problem) or reward.example(problem.gold)
@@ -83,7 +127,7 @@ def refused_golds(task: Task, reward: Reward, problems: list[Problem], workers: 
                 refused[index] = f"cannot be used: {error}"
                 continue
             if response is not None:
-                pool.submit(index, response, problem.gold)
+                pool.submit(index, response, problem.gold, reward)
         verdicts = pool.drain()
     refused |= {i: f"graded {v.score} ({v.status})" for i, v in verdicts.items() if v.score != 1.0}  # type: ignore[misc]
     return [f"problem {problems[i].id}: {refused[i]}, gold {short(problems[i].gold)}" for i in sorted(refused)]

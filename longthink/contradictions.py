@@ -12,13 +12,26 @@ __all__ = ["contradiction"]
 
 def contradiction(recipe: "Recipe") -> str | None:
     """The first contradiction, with what was expected instead; None for a recipe that can run."""
-    for check in (_parts, _stages, _windows, _sampling, _loss, _reference, _selection, _learner):
+    for check in (_parts, _stages, _windows, _sampling, _loss, _reference, _pools, _selection, _learner):
         for why in check(recipe):
             return why
     return None
 
 
 def _parts(recipe: "Recipe") -> Iterator[str]:
+    if recipe.domain and (recipe.task or recipe.reward):
+        yield "task and reward are there beside [[domain]]; expected one or the other"
+    for name in ("task", "reward") if not recipe.domain else ():
+        if not getattr(recipe, name):
+            yield f"{name} is missing"
+    domains = [d.name for d in recipe.domain]
+    if len(domains) > 1 and (len(set(domains)) < len(domains) or "" in domains):
+        yield f"domain: the names are {', '.join(map(repr, domains))}; expected a different one for each"
+    if recipe.domain and not any(d.weight for d in recipe.domain):
+        yield "domain: every weight is 0, so no problem could be drawn"
+    tables = [*(d.reward for d in recipe.domains), recipe.probe.reward, *recipe.shape]
+    if recipe.reward_servers and any(t.get("kind") == "file" for t in tables):
+        yield "reward_servers do not run reward files of yours (kind = 'file'): grade here, without servers"
     for server in recipe.reward_servers:
         if not re.fullmatch(r"(?:http://)?[^\s:/]+:\d{1,5}/?", server):
             yield f"reward_servers names {server!r}, expected host:port"
@@ -104,6 +117,20 @@ def _reference(recipe: "Recipe") -> Iterator[str]:
         yield "reference.replace_every is set without a KL, which alone needs a reference: set loss.kl above 0"
     if any(s.reset == "reference" for s in recipe.stage):
         yield "stage.reset = 'reference' without a KL, which alone needs a reference: set loss.kl above 0, or reset = 'hard'"
+
+
+def _pools(recipe: "Recipe") -> Iterator[str]:
+    pools = recipe.pools
+    if pools is None:
+        return
+    if not pools.hard_below < pools.easy_above:
+        yield f"pools.hard_below is {pools.hard_below}, expected below pools.easy_above = {pools.easy_above}"
+    if not any((pools.new, pools.hard, pools.middle, pools.easy)):
+        yield "pools: new, hard, middle and easy are all 0, so no problem could be drawn"
+    if not pools.new:
+        yield "pools.new is 0: no problem would ever be drawn a first time"
+    if recipe.loss.kind != "grpo":
+        yield f"pools need groups that are right or wrong; loss.kind = {recipe.loss.kind!r} has none"
 
 
 def _selection(recipe: "Recipe") -> Iterator[str]:

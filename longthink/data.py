@@ -1,66 +1,140 @@
-"""The data source: a cursor over a task's training problems."""
+"""The data source: a cursor over each domain's training problems, and whose turn it is."""
 
 import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from longthink import storage
 from longthink.errors import TaskError
 from longthink.folder import Tokenizer
+from longthink.pools import Pools
 from longthink.tables import RolloutSettings
 from longthink.tasks.base import Task
-from longthink.types import Ints, Problem
+from longthink.types import Group, Ints, Problem
 
 __all__ = ["DataSource", "prompt_ids"]
 
 
-def prompt_ids(tokenizer: Tokenizer, problem: Problem, settings: RolloutSettings) -> Ints | None:
-    """The prompt's tokens; None when it is too long and the recipe drops such prompts.
+def prompt_ids(
+    tokenizer: Tokenizer, problem: Problem, settings: RolloutSettings, counts: Counter[str] | None = None
+) -> Ints | None:
+    """The prompt's tokens; None when it is too long and the recipe drops such prompts. `counts` learns of those dropped or cut.
 
-    Raises: TaskError for a prompt that is too long and must not be dropped.
+    Raises: TaskError for a prompt that is too long and must not be dropped or cut.
     """
     ids = tokenizer.prompt_ids(problem)
     if len(ids) <= settings.max_prompt_tokens:
         return ids
-    if settings.long_prompts == "drop":
-        return None
-    raise TaskError(
-        f"problem {problem.id}: its prompt has {len(ids)} tokens; rollout.max_prompt_tokens and the positions the widest window "
-        f'leaves allow {settings.max_prompt_tokens}. Raise the one or lower the other, or set rollout.long_prompts = "drop"'
-    )
+    if settings.long_prompts == "error":
+        raise TaskError(
+            f"problem {problem.id}: its prompt has {len(ids)} tokens; rollout.max_prompt_tokens and the positions the widest "
+            f"window leaves allow {settings.max_prompt_tokens}. Raise the one or lower the other, or set rollout.long_prompts = "
+            '"drop" (or "cut")'
+        )
+    if counts is not None:
+        counts[settings.long_prompts] += 1
+    return None if settings.long_prompts == "drop" else ids[-settings.max_prompt_tokens :]
 
 
 class DataSource:
-    """Hands out problems in order; `cursor` counts those drawn and numbers the groups for ever."""
+    """Hands out problems in order, each with a number of its own that names its group for ever.
 
-    def __init__(self, task: Task, tokenizer: Tokenizer, settings: RolloutSettings) -> None:
-        self.task, self.tokenizer, self.settings = task, tokenizer, settings
-        self.cursor = 0
-        self.dropped = 0
-        if task.size("train") == 0:
-            raise TaskError("the training split is empty; fix `task` in the recipe")
+    With several domains the turn goes to the one that is furthest behind its share (smooth weighted round robin), so every
+    stretch of draws has the shares of the weights, to less than one problem a domain. Problems given back come first.
+    """
+
+    def __init__(
+        self,
+        tasks: Mapping[str, tuple[Task, float]],
+        tokenizer: Tokenizer,
+        settings: RolloutSettings,
+        pools: Pools | None = None,
+    ) -> None:
+        self.tasks = {name: task for name, (task, _) in tasks.items()}
+        self.weights = {name: weight for name, (_, weight) in tasks.items()}
+        self.tokenizer, self.settings, self.pools = tokenizer, settings, pools
+        self.cursors = dict.fromkeys(self.tasks, 0)
+        self.credits = dict.fromkeys(self.tasks, 0.0)
+        self.next_group = self.step = 0
+        self.counts: Counter[str] = Counter()  # prompts dropped and cut
+        self._returned: list[tuple[str, int]] = []
+        self._places: dict[int, tuple[str, int]] = {}  # where the groups of this step came from
+        for name, task in self.tasks.items():
+            if (size := task.size("train")) == 0:
+                raise TaskError(
+                    f"the training split is empty; fix {f'the task of domain {name}' if name else '`task`'} in the recipe"
+                )
+            if pools is not None and size is None:
+                raise TaskError("pools need problems that come again; this task generates new ones for ever")
+
+    def begin(self, step: int) -> None:
+        """A new step: what was drawn before cannot be given back any more."""
+        self.step, self._places = step, {}
 
     def draw(self, count: int) -> list[tuple[int, Problem, Ints]]:
-        """The next `count` problems that fit, each with its group id and prompt tokens."""
+        """The next `count` problems that fit and that the pools take, each with its group's number and prompt tokens."""
         drawn: list[tuple[int, Problem, Ints]] = []
-        skipped = 0
+        skipped, choosy = 0, self.pools is not None
+        patience = 1000 + sum(task.size("train") or 0 for task in self.tasks.values())
         while len(drawn) < count:
-            group, problem = self.cursor, self.task.problem("train", self.cursor)
-            self.cursor += 1
-            ids = prompt_ids(self.tokenizer, problem, self.settings)
+            group, (domain, place), again = self.next_group, *self._turn()
+            self.next_group += 1
+            problem = replace(self.tasks[domain].problem("train", place), domain=domain)
+            rests = choosy and not again and self.pools is not None and not self.pools.takes(problem.id, place, self.step)
+            ids = None if rests else prompt_ids(self.tokenizer, problem, self.settings, self.counts)
             if ids is not None:
+                self._places[group] = domain, place
                 drawn.append((group, problem, ids))
                 continue
-            self.dropped, skipped = self.dropped + 1, skipped + 1
-            if skipped > 1000 + (self.task.size("train") or 0):
+            skipped += 1
+            if skipped > patience and choosy and self.pools is not None:  # nobody is left: all rests end, any problem will do
+                self.pools.wake()
+                skipped, choosy = 0, False
+            if skipped > patience:
                 raise TaskError(
                     f"every prompt is longer than rollout.max_prompt_tokens = {self.settings.max_prompt_tokens}; raise it"
                 )
         return drawn
 
+    def _turn(self) -> tuple[tuple[str, int], bool]:
+        """Domain and index of the next problem, and whether it was given back."""
+        if self._returned:
+            return self._returned.pop(0), True
+        total = sum(self.weights.values())
+        for name, weight in self.weights.items():
+            self.credits[name] += weight / total
+        domain = max(self.credits, key=lambda name: self.credits[name])
+        self.credits[domain] -= 1.0
+        self.cursors[domain] += 1
+        return (domain, self.cursors[domain] - 1), False
+
+    def give_back(self, groups: Sequence[int]) -> None:
+        """Put the problems of these groups of this step in front, to be drawn again under new numbers."""
+        self._returned += [self._places[group] for group in groups]
+
+    def record(self, groups: Sequence[Group]) -> None:
+        """Tell the pools how this step's problems went."""
+        if self.pools is not None:
+            for group in groups:
+                self.pools.record(group.problem.id, [v.score or 0.0 for v in group.verdicts], self.step)
+
+    def metrics(self) -> dict[str, Any]:
+        row: dict[str, Any] = {"data/dropped_prompts": self.counts["drop"], "data/cut_prompts": self.counts["cut"]}
+        return row | (self.pools.counts(self.step) if self.pools is not None else {})
+
     def save(self, folder: Path) -> None:
-        state = {"cursor": self.cursor, "dropped": self.dropped}
+        state = {name: getattr(self, name) for name in ("cursors", "credits", "next_group", "counts")}
+        state |= {"returned": self._returned, "pools": self.pools.state() if self.pools is not None else None}
         storage.write_bytes(folder / "data.json", json.dumps(state).encode())
 
     def load(self, folder: Path) -> None:
         state = json.loads((folder / "data.json").read_text())
-        self.cursor, self.dropped = state["cursor"], state["dropped"]
+        for name in self.tasks.keys() & state["cursors"].keys():
+            self.cursors[name], self.credits[name] = state["cursors"][name], state["credits"][name]
+        self.next_group = state["next_group"]
+        self.counts, self._returned = Counter(state["counts"]), [(domain, place) for domain, place in state["returned"]]
+        if self.pools is not None and state["pools"] is not None:
+            self.pools.restore(state["pools"])

@@ -1,10 +1,10 @@
 """Evaluation: avg@n with an interval over problems, tokens and truncation; same engine, same rewards as training."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from longthink.collect import Journal, Progress, Scored, sample_and_score
+from longthink.collect import Grading, Journal, Progress, Scored, sample_and_score
 from longthink.data import prompt_ids
 from longthink.engines.base import Stream
 from longthink.errors import TaskError
@@ -36,6 +36,15 @@ class Evaluation:
         """Scores per problem and sample; a sample our side failed to grade is left out."""
         return [[v.score for _, v in row if v.score is not None] for row in self.samples]
 
+    def by_domain(self) -> dict[str, float]:
+        """avg@n of each named domain."""
+        found: dict[str, list[float]] = {}
+        for row in self.samples:
+            scores = [v.score for _, v in row if v.score is not None]
+            if scores and row[0][0].problem.domain:
+                found.setdefault(row[0][0].problem.domain, []).append(sum(scores) / len(scores))
+        return {domain: sum(means) / len(means) for domain, means in found.items()}
+
     def summary(self) -> dict[str, Any]:
         """The numbers of a summary.json entry. Accuracy is avg@n, the interval is over problems (95 %, t)."""
         graded = [row for row in self.scores if row]
@@ -60,7 +69,8 @@ class Evaluation:
 def evaluate(
     engine: Stream,
     pool: Grader,
-    task: Task,
+    tasks: Mapping[str, Task],
+    grading: Grading,
     tokenizer: Tokenizer,
     *,
     split: str,
@@ -73,25 +83,29 @@ def evaluate(
     journal: Journal,
     progress: Progress,
 ) -> Evaluation:
-    """Sample and grade the first `problems` of a split, `samples` times each; one that meets the window scores 0.
+    """Sample and grade the first `problems` of a split of each domain, `samples` times each; one that meets the window scores 0.
 
-    Draws are keyed by (seed, split, problem, sample): two models evaluated alike meet the same problems and
+    Draws are keyed by (seed, split, domain, problem, sample): two models evaluated alike meet the same problems and
     the same draws, so their difference can be paired. Asking for more problems than there are takes all.
     """
-    size = task.size(split)
-    problems = problems if size is None else min(problems, size)
-    requests = []
-    for index in range(problems):
-        problem = task.problem(split, index)
-        ids = prompt_ids(tokenizer, problem, limits)
-        if ids is None:
-            continue
-        for sample in range(samples):
-            draw = derive_seed(seed, "evaluate", split, index, sample)
-            requests.append(Request(RolloutId(index, sample), problem, ids, window, sampling, draw))
+    requests, number = [], 0
+    for domain, task in tasks.items():
+        size = task.size(split)
+        for index in range(problems if size is None else min(problems, size)):
+            problem = replace(task.problem(split, index), domain=domain)
+            number += 1
+            ids = prompt_ids(tokenizer, problem, limits)
+            if ids is None:
+                continue
+            for sample in range(samples):
+                draw = derive_seed(seed, "evaluate", split, *([domain] if domain else []), index, sample)
+                requests.append(Request(RolloutId(number - 1, sample), problem, ids, window, sampling, draw))
     if not requests:
         raise TaskError(f"the {split} split has no problem to evaluate on; fix `task` in the recipe")
-    scored = sample_and_score(engine, pool, tokenizer, requests, grade_truncated=False, journal=journal, progress=progress)
+    plain, asked = Grading(grading.rewards), RolloutSettings()
+    scored = sample_and_score(
+        engine, pool, tokenizer, requests, grading=plain, settings=asked, journal=journal, progress=progress
+    )
     return Evaluation(_rows(scored, samples), window)
 
 

@@ -15,10 +15,12 @@ from longthink.tables import (
     AdvantageSettings,
     BudgetSettings,
     CheckpointSettings,
+    DomainSettings,
     EngineSettings,
     LearnerSettings,
     LossSettings,
     ModelSettings,
+    PoolSettings,
     ProbeSettings,
     ReferenceSettings,
     RolloutSettings,
@@ -37,8 +39,10 @@ class Recipe(Table):
     name: str = Field(min_length=1)
     seed: int = Field(0, ge=0)
     model: ModelSettings
-    task: dict[str, Any]
-    reward: dict[str, Any]
+    task: dict[str, Any] = Field({}, description="where problems come from (longthink/tasks)")
+    reward: dict[str, Any] = Field({}, description="their verifier (longthink/rewards)")
+    domain: tuple[DomainSettings, ...] = Field((), description="a mixture, in place of task and reward")
+    pools: PoolSettings | None = None
     workers: int = Field(2, ge=1, description="verifier processes")
     reward_servers: tuple[str, ...] = Field((), description="host:port of `longthink serve-rewards`; empty grades here")
     engine: EngineSettings = EngineSettings()
@@ -63,6 +67,11 @@ class Recipe(Table):
         if why := contradiction(self):
             raise ValueError(why)
         return self
+
+    @property
+    def domains(self) -> tuple[DomainSettings, ...]:
+        """The mixture's domains; a recipe with one task has one, without a name."""
+        return self.domain or (DomainSettings(task=self.task, reward=self.reward),)
 
     @property
     def last_window(self) -> int:

@@ -28,6 +28,12 @@ def summarize(scored: Sequence[Scored], groups: Sequence[Group], generated_befor
         "length/clip_ratio": float(np.mean([r.truncated for r, _ in scored])),
         "reward/lenient_mean": float(np.mean(lenient)),
     }
+    for name, values in parts(groups).items():
+        row[f"reward/part/{name}/mean"] = float(np.mean(values))
+    for domain in sorted({g.problem.domain for g in groups} - {""}):
+        inside = [g for g in groups if g.problem.domain == domain]
+        row[f"domain/{domain}/groups"] = len(inside)
+        row[f"domain/{domain}/accuracy"] = float(np.mean([v.score or 0.0 for g in inside for v in g.verdicts]))
     if right.any():
         row["length/right_mean"] = float(lengths[right].mean())
     if not right.all():
@@ -40,5 +46,22 @@ def summarize(scored: Sequence[Scored], groups: Sequence[Group], generated_befor
             "group/constant_share": float(np.mean([g.constant for g in groups])),
             "group/all_right_share": float(np.mean([min(g.rewards) >= 1.0 for g in groups])),
             "group/all_wrong_share": float(np.mean([max(g.rewards) <= 0.0 for g in groups])),
+            "group/cap_teaches_share": float(np.mean([cap_teaches(g) for g in groups])),
         }
     return row | {f"verdict/{status}_share": statuses[status] / len(scored) for status in get_args(Status)}
+
+
+def parts(groups: Sequence[Group]) -> dict[str, list[float]]:
+    """The values of each part of the reward, over the groups' rollouts."""
+    found: dict[str, list[float]] = {}
+    for group in groups:
+        for verdict in group.verdicts:
+            for name, value in verdict.detail.get("parts", {}).items():
+                found.setdefault(name, []).append(float(value or 0.0))
+    return found
+
+
+def cap_teaches(group: Group) -> bool:
+    """Whether a group has a right answer below the window and a response that met it: there capping can teach (SIRI 4.2)."""
+    below = [not r.truncated and (v.score or 0.0) >= 1.0 for r, v in zip(group.rollouts, group.verdicts, strict=True)]
+    return any(below) and any(r.truncated for r in group.rollouts)

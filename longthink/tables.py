@@ -9,10 +9,12 @@ __all__ = [
     "BudgetSettings",
     "CheckpointSettings",
     "CycleSettings",
+    "DomainSettings",
     "EngineSettings",
     "LearnerSettings",
     "LossSettings",
     "ModelSettings",
+    "PoolSettings",
     "ProbeSettings",
     "ReferenceSettings",
     "RolloutSettings",
@@ -96,6 +98,30 @@ class SelectionSettings(Table):
     questions: Literal["all", "longer_right"] = Field("all", description="longer_right: STILL-3's question selection (QS)")
     responses: Literal["all", "pair"] = Field("all", description="pair: STILL-3's response selection (RS)")
     pair_advantage: Literal["group", "pair"] = Field("group", description="whose mean and std a pair's advantages come from")
+
+
+class DomainSettings(Table):
+    """One domain of a mixture: its problems, its verifier, its share of the prompts."""
+
+    name: str = Field("", pattern=r"^[A-Za-z0-9_.-]*$")
+    weight: float = Field(1.0, ge=0, description="share of the prompts, relative to the other domains")
+    task: dict[str, Any]
+    reward: dict[str, Any]
+
+
+class PoolSettings(Table):
+    """Which problems are drawn, by each problem's own pass rate when it was drawn before (pools.py)."""
+
+    retire_right: int = Field(0, ge=0, description="draws in a row all right before a problem rests; 0 for never")
+    retire_wrong: int = Field(0, ge=0, description="draws in a row all wrong before a problem rests; 0 for never")
+    rest_steps: int = Field(100, ge=1, description="steps a problem rests before it returns")
+    memory: int = Field(4, ge=1, description="draws of a problem its pass rate is the mean of")
+    hard_below: float = Field(0.2, ge=0, le=1, description="pass rates below it are hard")
+    easy_above: float = Field(0.8, ge=0, le=1, description="pass rates above it are easy")
+    new: float = Field(1.0, ge=0, description="how likely a problem that was never drawn is taken when it comes up")
+    hard: float = Field(1.0, ge=0, description="the same for a hard one; the likeliest pool is always taken")
+    middle: float = Field(1.0, ge=0)
+    easy: float = Field(1.0, ge=0)
 
 
 class AdvantageSettings(Table):

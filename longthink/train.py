@@ -9,7 +9,7 @@ from typing import Any
 from longthink import checkpoint
 from longthink.advantage import advantages
 from longthink.clusters.local import LocalCluster
-from longthink.collect import Journal, collect, rollout_rows
+from longthink.collect import Grading, Journal, collect, rollout_rows
 from longthink.control.base import Trigger
 from longthink.data import DataSource
 from longthink.errors import LearnerError
@@ -19,6 +19,7 @@ from longthink.folder import ModelFolder
 from longthink.machine import resolve
 from longthink.metrics import aliased
 from longthink.part import load_part
+from longthink.pools import Pools
 from longthink.probe import probe
 from longthink.progress import Clock, Progress
 from longthink.recipe import Recipe
@@ -26,6 +27,7 @@ from longthink.reward_client import open_pool
 from longthink.rewards.base import Reward
 from longthink.run import Run
 from longthink.settings import Settings, fold
+from longthink.shape import Parts, pin_files
 from longthink.stages import stage_end
 from longthink.summarize import summarize
 from longthink.tasks.base import Task
@@ -40,7 +42,7 @@ def train(recipe: Recipe, folder: Path, *, resume: bool = False, parent: "Parent
 
     Raises: a LongthinkError before any work where possible; what was written stays usable.
     """
-    recipe = resolve(recipe) if not resume else recipe
+    recipe = pin_files(resolve(recipe) if not resume else recipe)
     with Training(recipe, folder, resume=resume, parent=parent) as training:
         training.loop()
         return training.run
@@ -72,16 +74,20 @@ class Training:
         self._stack = ExitStack()
         model = ModelFolder(recipe.model.path)
         refuse_misfit(recipe, model.config)
-        self.task = load_part(Task, recipe.task)
-        self.reward = load_part(Reward, recipe.reward)
+        self.tasks = {d.name: load_part(Task, d.task) for d in recipe.domains}
+        rewards = {d.name: load_part(Reward, d.reward) for d in recipe.domains}
+        self.grading = Grading(rewards, Parts(recipe.shape))
         self.second = load_part(Reward, recipe.probe.reward) if recipe.probe.every else None
         self.triggers = [load_part(Trigger, s.until) if s.until else None for s in recipe.stage]
         self.tokenizer = model.tokenizer
         self.side_files = model.side_files()
         self.limits = prompt_limits(recipe, model.config)
-        self.data = DataSource(self.task, self.tokenizer, self.limits)
+        pools = Pools(recipe.pools, recipe.seed) if recipe.pools else None
+        weighted = {d.name: (self.tasks[d.name], d.weight) for d in recipe.domains}
+        self.data = DataSource(weighted, self.tokenizer, self.limits, pools)
         if recipe.validation.every:
-            self.task.size("validation")
+            for task in self.tasks.values():
+                task.size("validation")
         if resume:
             self.run = Run.open(folder, recipe)
         else:
@@ -90,7 +96,7 @@ class Training:
         try:
             self.cluster = LocalCluster(recipe)
             self._stack.callback(self.cluster.close)
-            self.pool = self._stack.enter_context(open_pool(recipe, self.reward, self.progress.note))
+            self.pool = self._stack.enter_context(open_pool(recipe, next(iter(rewards.values())), self.progress.note))
             if not resume:
                 self.run = Run.create(folder, recipe, parent.lineage() if parent else {})
             self._restore(resume, parent)
@@ -154,11 +160,14 @@ class Training:
         run, loss, temperature = self.run, settings.loss, settings.rollout.temperature
         with Clock(self.progress, "rollouts") as sampled:
             journal, seed = run.journal(step), self.recipe.seed
-            scored, groups = collect(
+            self.data.begin(step)
+            scored, groups, chosen, selected = collect(
                 self.cluster,
                 self.data,
                 self.pool,
                 settings.rollout,
+                grading=self.grading,
+                selection=self.recipe.selection,
                 seed=seed,
                 journal=journal,
                 progress=self.progress.rollouts,
@@ -169,9 +178,9 @@ class Training:
                 scored, probed = probe(self.pool, scored, self.second, share, seed=seed, step=step, journal=journal)
             run.write_rollouts(step, rollout_rows(scored, step))
         with Clock(self.progress, "update") as updated:
-            row = summarize(scored, groups, run.generated_tokens) | probed
-            if groups:
-                batch = Batch.of(groups)
+            row = summarize(scored, groups, run.generated_tokens) | self.data.metrics() | selected | probed
+            if chosen:
+                batch = Batch.of(chosen)
                 batch = self.cluster.logprobs(batch, loss, temperature)
                 batch = advantages(batch, self.recipe.advantage, loss, self.cluster.learner.kl_weight(loss))
                 row |= self.cluster.update(batch, loss, temperature, settings.lr).means()
@@ -195,7 +204,6 @@ class Training:
             "policy_version": self.run.policy_version,
             "stage": settings.stage,
             "window": settings.rollout.window,
-            "data/dropped_prompts": self.data.dropped,
         }
 
     def _finish_step(self, step: int, settings: Settings, row: dict[str, Any]) -> None:
@@ -269,7 +277,8 @@ class Training:
             "low": "low",
             "high": "high",
         }
-        return {f"validation/{ours}": found[key] for key, ours in names.items()} | {"time/validation_s": clock.seconds}
+        row = {f"validation/{ours}": found[key] for key, ours in names.items()} | {"time/validation_s": clock.seconds}
+        return row | {f"validation/{domain}/accuracy": mean for domain, mean in measured.by_domain().items()}
 
     def evaluate(
         self, split: str, problems: int, samples: int, window: int, sampling: Sampling, journal: Journal | None = None
@@ -280,7 +289,8 @@ class Training:
             return evaluate(
                 self.cluster,
                 self.pool,
-                self.task,
+                self.tasks,
+                self.grading,
                 self.tokenizer,
                 split=split,
                 problems=problems,

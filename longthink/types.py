@@ -42,6 +42,7 @@ class Problem:
     prompt: tuple[Mapping[str, str], ...]
     gold: Any
     meta: Mapping[str, Any] = field(default_factory=dict)
+    domain: str = ""
 
 
 class RolloutId(NamedTuple):

@@ -1,7 +1,8 @@
 """Runs a tiny training job in forked children, one of which dies at its k-th write, fsync or rename.
 
-Usage: kill_runner.py WARM_MODEL FOLDER FAULT K... with FAULT one of none, kill, torn, full. For every k the job
-runs in FOLDER/k until the fault, then again with resume until its end. Prints one JSON line per k: how both ended.
+Usage: kill_runner.py WARM_MODEL FOLDER VARIANT FAULT K... with VARIANT a key of RECIPES and FAULT one of none, kill,
+torn, full. For every k the job runs in FOLDER/k until the fault, then again with resume until its end. Prints one JSON
+line per k: how both ended.
 """
 
 import json
@@ -35,8 +36,61 @@ RECIPE: dict[str, Any] = {
 }
 
 
-def recipe(model: str) -> Recipe:
-    return parse_recipe(RECIPE | {"model": {"path": model, "dtype": "float32", "processes": 1, "threads": 1}}, "kill")
+COUNTDOWN = {"kind": "countdown", "count": 2, "high": 6, "min_target": 2}
+# Every schedule at once: a cyclic window, an annealed KL, a reference replaced with the optimizer, an adaptive entropy bonus,
+# refilled steps with carried prompts, pools over a file, a mixture, and parts of every kind.
+SCHEDULES: dict[str, Any] = {
+    **{k: RECIPE[k] for k in ("seed", "workers", "checkpoint")},
+    "name": "schedules",
+    "domain": [
+        {"name": "few", "weight": 0.5, "task": {"kind": "file", "train": "few.jsonl"}, "reward": {"kind": "countdown"}},
+        {"name": "more", "weight": 0.5, "task": COUNTDOWN | {"seed": 1}, "reward": {"kind": "countdown"}},
+    ],
+    "shape": [
+        {"kind": "accuracy", "weight": 2.0},
+        {"kind": "cosine", "weight": 0.5},
+        {"kind": "actions", "weight": 0.5},
+        {"kind": "stop", "gate": True, "coefficient": 0.5},
+    ],
+    "rollout": {
+        "prompts": 4,
+        "group_size": 4,
+        "truncated": "mask",
+        "cycle": {"shape": "stair_cosine", "low": 24, "high": 48, "period": 8},
+    },
+    "selection": {"dynamic": "refill", "max_rounds": 2, "oversample": 2.0},
+    "loss": {
+        "kl": 0.02,
+        "kl_schedule": "cosine",
+        "kl_horizon": 9,
+        "entropy": 0.001,
+        "entropy_target": 4.0,
+        "entropy_step": 0.001,
+    },
+    "learner": {"lr": 1e-3, "minibatch_prompts": 2, "schedule": "cosine", "warmup_updates": 2, "total_updates": 9},
+    "reference": {"replace_every": 3, "optimizer": "reset"},
+    "budget": {"max_steps": 5},
+}
+# STILL-3's objective: the KL in the reward, whitened; pairs; the learner's own old log-probs with a correction; pools.
+STILL: dict[str, Any] = {
+    **{k: SCHEDULES[k] for k in ("seed", "workers", "checkpoint", "budget")},
+    "name": "still",
+    "task": {"kind": "file", "train": "few.jsonl"},
+    "reward": {"kind": "countdown"},
+    "pools": {"retire_wrong": 1, "rest_steps": 1, "easy": 0.5},
+    "rollout": {"prompts": 4, "group_size": 4, "window": 40, "truncated": "penalize"},
+    "selection": {"dynamic": "shrink", "metric": "reward", "low": -1.0, "responses": "all"},
+    "advantage": {"whiten": True},
+    "loss": {"kl": 0.05, "kl_in": "reward", "kl_estimator": "k1", "old_logprobs": "learner", "correction": "truncate"},
+    "learner": {"lr": 1e-3, "minibatch_prompts": 2},
+    "reference": {"replace_every": 2},
+}
+RECIPES = {"stages": RECIPE, "schedules": SCHEDULES, "still": STILL}
+
+
+def recipe(model: str, variant: str) -> Recipe:
+    table = RECIPES[variant] | {"model": {"path": model, "dtype": "float32", "processes": 1, "threads": 1}}
+    return parse_recipe(table, "kill")
 
 
 class Faulty:
@@ -78,13 +132,13 @@ class Faulty:
         os.replace(source, target)
 
 
-def job(model: str, folder: Path, faulty: Faulty | None) -> int:
+def job(model: str, variant: str, folder: Path, faulty: Faulty | None) -> int:
     """Train from the beginning, or go on where a run is there; 0 done, 2 refused with a message."""
     if faulty is not None:
         storage.os = faulty  # type: ignore[assignment]
     try:
         resume = (folder / "recipe.toml").exists()
-        train(Run.open(folder, None).recipe if resume else recipe(model), folder, resume=resume)
+        train(Run.open(folder, None).recipe if resume else recipe(model, variant), folder, resume=resume)
     except LongthinkError as e:
         print(json.dumps({"message": str(e)}), file=sys.stderr)
         return 2
@@ -93,7 +147,7 @@ def job(model: str, folder: Path, faulty: Faulty | None) -> int:
     return 0
 
 
-def forked(model: str, folder: Path, faulty: Faulty | None) -> int:
+def forked(model: str, variant: str, folder: Path, faulty: Faulty | None) -> int:
     """The exit status of the job in a child; negative for a signal."""
     child = os.fork()
     if child == 0:
@@ -101,7 +155,7 @@ def forked(model: str, folder: Path, faulty: Faulty | None) -> int:
         try:
             devnull = os.open(os.devnull, os.O_WRONLY)
             os.dup2(devnull, 1)
-            status = job(model, folder, faulty)
+            status = job(model, variant, folder, faulty)
         finally:
             os._exit(status)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -109,11 +163,12 @@ def forked(model: str, folder: Path, faulty: Faulty | None) -> int:
 
 def main() -> None:
     torch.set_num_threads(1)
-    model, root, fault, *ks = sys.argv[1:]
+    model, root, variant, fault, *ks = sys.argv[1:]
+    os.chdir(model)  # where few.jsonl lies
     for k in map(int, ks):
         folder = Path(root) / str(k)
-        first = forked(model, folder, Faulty(fault, k))
-        second = forked(model, folder, None) if fault != "none" else 0
+        first = forked(model, variant, folder, Faulty(fault, k))
+        second = forked(model, variant, folder, None) if fault != "none" else 0
         print(json.dumps({"k": k, "first": first, "second": second}), flush=True)
 
 

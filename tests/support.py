@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["random_qwen2"]
+__all__ = ["outcomes", "random_qwen2", "scored_group"]
 
 # DeepSeek's own tokens: \uff5c is the full-width vertical bar, \u2581 the low block that stands for a space.
 BOS, EOS = "<\uff5cbegin\u2581of\u2581sentence\uff5c>", "<\uff5cend\u2581of\u2581sentence\uff5c>"
@@ -88,3 +88,30 @@ def _tokenizer(texts: Sequence[str]) -> Any:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token=BOS, eos_token=EOS, pad_token=EOS)
     tokenizer.chat_template = TEMPLATE
     return tokenizer
+
+
+def outcomes(*pairs: tuple[float, int], window: int = 100, characters: int = 0) -> list[Any]:
+    """A group's outcomes from (score, tokens); one of as many tokens as the window, or more, was truncated."""
+    from longthink.shaping.base import Outcome
+
+    return [Outcome(score, tokens, characters, window, tokens >= window) for score, tokens in pairs]
+
+
+def scored_group(
+    *members: tuple[float | None, int], window: int = 100, parts: Sequence[dict[str, float]] = (), group: int = 0
+) -> Any:
+    """A group from (score, tokens), with rewards equal to scores; one as long as the window met it."""
+    import numpy as np
+
+    from longthink.types import Group, Problem, Rollout, RolloutId, Sampling, Segment, Verdict
+
+    problem = Problem(f"p{group}", ({"role": "user", "content": "?"},), "1")
+    rollouts, verdicts = [], []
+    for i, (score, tokens) in enumerate(members):
+        segment = Segment("policy", np.arange(tokens), np.zeros(tokens, np.float32))
+        reason = "length" if tokens >= window else "stop"
+        text = "x" * tokens
+        rollouts.append(Rollout(RolloutId(group, i), problem, np.array([1]), (segment,), reason, Sampling(), window, text))
+        detail = {"parts": parts[i]} if parts else {}
+        verdicts.append(Verdict(score, "ok" if score is not None else "crash", None, detail))
+    return Group(problem, tuple(rollouts), tuple(verdicts), tuple(float(s or 0.0) for s, _ in members))

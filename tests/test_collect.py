@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from longthink.collect import rollout_rows, sample_and_score, timed_verdicts
+from longthink.collect import Grading, rollout_rows, sample_and_score, timed_verdicts
+from longthink.rewards.countdown import Countdown
 from longthink.run import Run
+from longthink.tables import RolloutSettings
 from longthink.types import Problem, Request, Rollout, RolloutId, Sampling, Segment, Verdict
 
 PROBLEM = Problem("p", ({"role": "user", "content": "?"},), gold="1")
@@ -41,7 +43,7 @@ class Graders:
     def __init__(self):
         self.asked = []
 
-    def submit(self, key, response, gold):
+    def submit(self, key, response, gold, reward):
         self.asked.append((key, response, gold))
 
     def drain(self):
@@ -56,7 +58,8 @@ def run(journal, *, grade_truncated=False):
         graders,
         Words(),
         requests,
-        grade_truncated=grade_truncated,
+        grading=Grading({"": Countdown()}),
+        settings=RolloutSettings(truncated="as_graded" if grade_truncated else "zero"),
         journal=journal,
         progress=lambda done, total: None,
     )

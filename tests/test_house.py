@@ -18,7 +18,7 @@ PACKAGE = ROOT / "longthink"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text()) for path in MODULES}
 MAX_FILE, MAX_FUNCTION = 400, 60
-FAMILIES = ("tasks", "rewards", "control")
+FAMILIES = ("tasks", "rewards", "shaping", "control")
 NOT_KINDS = {"__init__", "base", "pool", "worker"}
 
 
@@ -72,13 +72,13 @@ def test_recipes_validate(path: Path) -> None:
 def logged_keys() -> set[str]:
     """Every literal metric key in the package: strings such as reward/mean, and those built from a status."""
     key = re.compile(
-        r"(?:reward|probe|group|length|verdict|policy|loss|learner|mismatch|validation|time|tokens|data)/[a-z0-9_/]+$"
+        r"(?:reward|probe|group|select|pool|domain|length|verdict|policy|loss|learner|mismatch|validation|time|tokens|data)/[a-z0-9_/]+$"
     )
     strings = {
         n.value for tree in TREES.values() for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)
     }
     theirs = {name for names in ALIASES.values() for name in names.values()}
-    return {s for s in strings if key.match(s)} - theirs
+    return {s for s in strings if key.match(s) and not s.endswith("/")} - theirs
 
 
 def test_every_metric_is_documented() -> None:
@@ -89,10 +89,14 @@ def test_every_metric_is_documented() -> None:
 
 def test_every_field_of_a_verifier_is_documented() -> None:
     text = (ROOT / "docs" / "rewards.md").read_text()
-    rows = {row.split("`")[1]: row for row in text.split("Fields, with")[1].splitlines() if row.startswith("| `")}
+    rows = {
+        row.split("`")[1]: row for row in text.split("Fields, with")[1].split("Golds of")[0].splitlines() if row.startswith("| `")
+    }
     for kind in Reward.kinds():
         for name, field in Reward.find(kind).model_fields.items():
-            if name not in Reward.model_fields:
+            if field.is_required():
+                assert f"`{name}`" in rows[kind], f"{kind}.{name}"
+            elif name not in Reward.model_fields:
                 default = json.dumps(field.default).removesuffix(".0") if name != "solved" else "1.0"
                 assert f"`{name} = {default}`" in rows[kind], f"{kind}.{name} = {default}"
 

@@ -12,8 +12,10 @@ import pytest
 from longthink.checkpoint import latest, verify
 from longthink.errors import CheckpointError, RecipeError
 from longthink.folder import tiny_folder
+from longthink.part import load_part
 from longthink.recipe import parse_recipe
 from longthink.run import Run
+from longthink.tasks.base import Task
 from longthink.tasks.countdown import WORDS
 from longthink.train import train
 
@@ -42,11 +44,14 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Path:
         },
         "warm",
     )
-    return train(recipe, root / "run").last_checkpoint
+    folder = train(recipe, root / "run").last_checkpoint
+    rows = [{"prompt": p.prompt, "answer": p.gold} for p in (load_part(Task, recipe.task).problem("test", i) for i in range(8))]
+    (folder / "few.jsonl").write_text("".join(json.dumps(row, default=list) + "\n" for row in rows))
+    return folder
 
 
-def run_jobs(warm: Path, root: Path, fault: str, ks: list[int]) -> list[dict[str, int]]:
-    command = [sys.executable, str(HERE / "kill_runner.py"), str(warm), str(root), fault, *map(str, ks)]
+def run_jobs(warm: Path, root: Path, fault: str, ks: list[int], variant: str = "stages") -> list[dict[str, int]]:
+    command = [sys.executable, str(HERE / "kill_runner.py"), str(warm), str(root), variant, fault, *map(str, ks)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -65,7 +70,7 @@ def content(run: Path) -> dict[str, Any]:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     found: dict[str, Any] = {
         "metrics": [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows],
-        "events": (run / "events.jsonl").read_text(),
+        "events": (run / "events.jsonl").read_text() if (run / "events.jsonl").exists() else "",
         "recipe": (run / "recipe.toml").read_text(),
     }
     for folder in ("rollouts", "checkpoints"):
@@ -115,6 +120,42 @@ def test_every_point(warm: Path, whole: Path, tmp_path: Path, fault: str) -> Non
     for result in run_jobs(warm, tmp_path, fault, list(range(1, all_calls(whole) + 1))):
         assert result["first"] == (2 if fault == "full" else -9) and result["second"] == 0, result
         assert_same(tmp_path / str(result["k"]), whole)
+
+
+@pytest.fixture(scope="module", params=["schedules", "still"])
+def mechanisms(request: pytest.FixtureRequest, warm: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """Uninterrupted runs of recipes that use every schedule and selection."""
+    root = tmp_path_factory.mktemp(request.param)
+    assert run_jobs(warm, root, "none", [0], request.param) == [{"k": 0, "first": 0, "second": 0}]
+    return request.param, root / "0"
+
+
+def test_the_runs_with_every_mechanism_use_them(mechanisms: tuple[str, Path]) -> None:
+    variant, run = mechanisms
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][1:]
+    assert any(r["select/discarded_share"] > 0 for r in rows) and any(r["learner/updates/sum"] > 0 for r in rows)
+    if variant == "schedules":
+        assert [r["window"] for r in rows] == [48, 48, 36, 24, 24]
+        assert any(r["select/rounds"] > 1 for r in rows) and all("reward/part/cosine/mean" in r for r in rows)
+        assert {r["domain/few/groups"] > 0 and r["domain/more/groups"] > 0 for r in rows} == {True}
+    else:
+        assert any(r["pool/resting"] > 0 for r in rows) and any("mismatch/ratio/mean" in r for r in rows)
+
+
+def test_every_mechanism_resumes_to_the_same_bits(mechanisms: tuple[str, Path], warm: Path, tmp_path: Path) -> None:
+    variant, run = mechanisms
+    ks = sorted(random.Random(22).sample(range(1, all_calls(run)), 3))
+    for result in run_jobs(warm, tmp_path, "kill", ks, variant):
+        assert result["first"] == -9 and result["second"] == 0, result
+        assert_same(tmp_path / str(result["k"]), run)
+
+
+@pytest.mark.full
+def test_every_mechanism_resumes_from_every_point(mechanisms: tuple[str, Path], warm: Path, tmp_path: Path) -> None:
+    variant, run = mechanisms
+    for result in run_jobs(warm, tmp_path, "kill", list(range(1, all_calls(run) + 1)), variant):
+        assert result["first"] == -9 and result["second"] == 0, result
+        assert_same(tmp_path / str(result["k"]), run)
 
 
 def copy_of(whole: Path, folder: Path) -> Path:

@@ -98,7 +98,7 @@ class _Rank:
         self.sampler: Engine = sampler
         self.source: Engine = sampler
         if recipe.engine.kind == "teacher":
-            self.source = TeacherEngine(load_part(Task, recipe.task), folder.tokenizer)
+            self.source = TeacherEngine({d.name: load_part(Task, d.task) for d in recipe.domains}, folder.tokenizer)
         self.sync(0)
 
     def sync(self, version: int) -> None:

@@ -1,6 +1,6 @@
 """An engine whose rollouts are a task's own traces: supervised fine-tuning is the loop with this engine."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -17,8 +17,8 @@ __all__ = ["TeacherEngine"]
 class TeacherEngine:
     """Answers a request with the task's trace for it, cut at `max_tokens`. Log-probs are absent: use loss.kind = "nll"."""
 
-    def __init__(self, task: Task, tokenizer: Tokenizer) -> None:
-        self.task, self.tokenizer = task, tokenizer
+    def __init__(self, tasks: Mapping[str, Task], tokenizer: Tokenizer) -> None:
+        self.tasks, self.tokenizer = tasks, tokenizer
         self._end = tokenizer.end_id
         self._waiting: dict[RolloutId, Request] = {}
 
@@ -37,7 +37,7 @@ class TeacherEngine:
     def finished(self) -> Iterator[Rollout]:
         while self._waiting:
             request = self._waiting.pop(min(self._waiting))
-            text = self.task.trace(request.problem, request.id.sample)
+            text = self.tasks[request.problem.domain].trace(request.problem, request.id.sample)
             ids = np.append(self.tokenizer.encode(text), self._end)
             kept = ids[: request.max_tokens]
             yield EmbeddedEngine.ended(request, "stop" if len(kept) == len(ids) else "length", (Segment("policy", kept),))

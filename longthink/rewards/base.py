@@ -8,7 +8,7 @@ from pydantic import Field
 from longthink.part import Part
 from longthink.types import Verdict
 
-__all__ = ["BAD_GOLD", "Reward", "Think", "answer_region"]
+__all__ = ["BAD_GOLD", "Reward", "TextReward", "Think", "answer_region"]
 
 Think = Literal["optional", "template", "required"]
 BAD_GOLD = (ValueError, TypeError, KeyError, IndexError, ArithmeticError, SyntaxError, RecursionError, AttributeError)
@@ -64,6 +64,23 @@ class Reward(Part):
         if guess is None:
             return Verdict(0.0, "no_answer")
         return Verdict(0.0, "no_answer", detail={"lenient": self.judge_guess(guess, expected), "lenient_answer": guess[:200]})
+
+
+class TextReward(Reward):
+    """What a response is worth by its text alone; the gold is not looked at."""
+
+    @abstractmethod
+    def score(self, response: str) -> float:
+        """The value of a response, whatever the right answer is."""
+
+    def read(self, gold: Any) -> Any:
+        return None
+
+    def extract(self, response: str) -> str | None:
+        return response
+
+    def judge(self, answer: str, gold: Any) -> Verdict:
+        return Verdict(self.score(answer), "ok")
 
 
 def answer_region(response: str, think: Think) -> str | None:

@@ -33,7 +33,7 @@ def requests(opened: ModelFolder, count: int, max_tokens: int) -> list[Request]:
 
 
 def test_traces_come_back_in_full_and_end_with_the_end_token(opened: ModelFolder) -> None:
-    engine, asked = TeacherEngine(TASK, opened.tokenizer), requests(opened, 20, max_tokens=1000)
+    engine, asked = TeacherEngine({"": TASK}, opened.tokenizer), requests(opened, 20, max_tokens=1000)
     for request in reversed(asked):
         engine.submit(request)
     rollouts = list(engine.finished())
@@ -51,7 +51,7 @@ def test_traces_come_back_in_full_and_end_with_the_end_token(opened: ModelFolder
 
 
 def test_the_traces_of_a_problem_differ_by_sample(opened: ModelFolder) -> None:
-    engine = TeacherEngine(TASK, opened.tokenizer)
+    engine = TeacherEngine({"": TASK}, opened.tokenizer)
     for request in requests(opened, 20, max_tokens=1000):
         engine.submit(request)
     rollouts = list(engine.finished())
@@ -61,7 +61,7 @@ def test_the_traces_of_a_problem_differ_by_sample(opened: ModelFolder) -> None:
 
 def test_a_trace_is_cut_at_max_tokens(opened: ModelFolder) -> None:
     (request,) = requests(opened, 1, max_tokens=1000)
-    engine = TeacherEngine(TASK, opened.tokenizer)
+    engine = TeacherEngine({"": TASK}, opened.tokenizer)
     engine.submit(request)
     (whole,) = engine.finished()
     for limit in (1, 5, whole.num_tokens - 1, whole.num_tokens):
@@ -72,7 +72,7 @@ def test_a_trace_is_cut_at_max_tokens(opened: ModelFolder) -> None:
 
 
 def test_requests_may_come_while_others_are_answered(opened: ModelFolder) -> None:
-    engine, asked = TeacherEngine(TASK, opened.tokenizer), requests(opened, 6, max_tokens=30)
+    engine, asked = TeacherEngine({"": TASK}, opened.tokenizer), requests(opened, 6, max_tokens=30)
     engine.submit(asked[3])
     answered = []
     for rollout in engine.finished():
@@ -84,7 +84,7 @@ def test_requests_may_come_while_others_are_answered(opened: ModelFolder) -> Non
 
 
 def test_an_aborted_request_is_returned_as_it_came(opened: ModelFolder) -> None:
-    engine, (request,) = TeacherEngine(TASK, opened.tokenizer), requests(opened, 1, max_tokens=30)
+    engine, (request,) = TeacherEngine({"": TASK}, opened.tokenizer), requests(opened, 1, max_tokens=30)
     begun = Segment("policy", np.array([5, 6]), np.zeros(2, np.float32))
     engine.submit(replace(request, segments=(begun,)))
     rollout = engine.abort(request.id)
@@ -95,7 +95,7 @@ def test_an_aborted_request_is_returned_as_it_came(opened: ModelFolder) -> None:
 
 
 def test_weights_change_nothing(opened: ModelFolder) -> None:
-    engine, (request,) = TeacherEngine(TASK, opened.tokenizer), requests(opened, 1, max_tokens=30)
+    engine, (request,) = TeacherEngine({"": TASK}, opened.tokenizer), requests(opened, 1, max_tokens=30)
     answers = []
     for version in range(2):
         engine.load(Decoder(opened.config), version)

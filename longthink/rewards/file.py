@@ -1,0 +1,81 @@
+"""A reward of your own: one function in one Python file, called in the worker processes."""
+
+import ast
+import hashlib
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from longthink.rewards.base import Reward
+from longthink.types import Verdict
+
+__all__ = ["File"]
+
+
+class File(Reward):
+    """What `function(response, gold)` of the file returns: a number; the gold as the data set has it.
+
+    `path` is relative to the folder longthink is started in. The file's hash becomes part of the run's recipe: a run is not
+    resumed with another file. The function runs under `deadline_s` in a process of its own that is killed past it; what it
+    raises, and a value that is no finite number, is a verdict without a score, whose `detail` says why.
+
+    Example, in `my_reward.py`: `def score(response: str, gold: object) -> float: return float(str(gold) in response)`.
+    """
+
+    path: str
+    function: str = "score"
+    sha256: str = Field("", description="of the file; written by the run, and held against the file from then on")
+
+    @model_validator(mode="after")
+    def _there(self) -> Self:
+        try:
+            text = Path(self.path).read_bytes()
+            tree = ast.parse(text, self.path)
+        except OSError as error:
+            raise ValueError(
+                f"path: {self.path} cannot be read ({error.strerror}); relative paths start at {Path.cwd()}"
+            ) from None
+        except (SyntaxError, ValueError) as error:
+            raise ValueError(f"path: {self.path} is not Python: {error}") from None
+        names = [n.name for n in tree.body if isinstance(n, ast.FunctionDef)]
+        if self.function not in names:
+            raise ValueError(f"function: {self.path} defines no {self.function}; it has {', '.join(names) or 'no function'}")
+        if self.sha256 and self.sha256 != self.digest:
+            raise ValueError(f"path: {self.path} changed since its hash was recorded; put the file back, or start a new run")
+        return self
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of the file as it is now."""
+        return hashlib.sha256(Path(self.path).read_bytes()).hexdigest()
+
+    def prepare(self) -> None:
+        """Run the file. Raises: whatever the file raises."""
+        loaded(self.path, self.function)
+
+    def read(self, gold: Any) -> Any:
+        return gold
+
+    def extract(self, response: str) -> str | None:
+        return response
+
+    def judge(self, answer: str, gold: Any) -> Verdict:
+        value = loaded(self.path, self.function)(answer, gold)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            value = float(value) if isinstance(value, bool) else math.nan
+        if not math.isfinite(value):
+            raise ValueError(f"{self.function} of {self.path} returned {value!r}, expected a finite number")
+        return Verdict(float(value), "ok")
+
+
+@lru_cache(maxsize=8)
+def loaded(path: str, function: str) -> Callable[[str, Any], Any]:
+    """The function, from a file that is run once."""
+    names: dict[str, Any] = {"__name__": Path(path).stem, "__file__": path}
+    exec(compile(Path(path).read_bytes(), path, "exec"), names)
+    found: Callable[[str, Any], Any] = names[function]
+    return found
