@@ -59,7 +59,9 @@ class Tokenizer:
         return len(self.inner)
 
     def prompt_ids(self, problem: Problem) -> Ints:
-        """Token ids of the templated prompt, ready for the response."""
+        """Token ids of the templated prompt, ready for the response; a message of role `text` is taken without a template."""
+        if problem.prompt[0]["role"] == "text":
+            return np.array(self.inner.encode(problem.prompt[0]["content"]), np.int64)
         text = self.inner.apply_chat_template([dict(m) for m in problem.prompt], tokenize=False, add_generation_prompt=True)
         return np.array(self.inner.encode(text, add_special_tokens=False), np.int64)
 

@@ -96,7 +96,7 @@ def test_deepscaler_first_stage_has_the_published_values() -> None:
     assert validation.window == 0, "validated in the window in force"
     assert recipe.budget.max_steps == 1040
     assert recipe.reward == {"kind": "math", "grader": "deepscaler", "scope": "deepscaler", "think": "template"}
-    assert recipe.task["prompt_suffix"] == "Let's think step by step and output the final answer within \\boxed{}."
+    assert recipe.task["prompt"] == "deepscaler"
 
 
 def test_deepscaler_task_is_a_file_task() -> None:

@@ -8,11 +8,13 @@ import zlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from longthink.errors import TaskError
+from longthink.prompts import PROMPTS, dress
+from longthink.recipe import nearest
 from longthink.rng import rng
 from longthink.tasks.base import Task
 from longthink.types import Ints, Problem
@@ -62,6 +64,7 @@ class File(Task):
     train: str = ""
     validation: str = ""
     test: str = ""
+    prompt: str = Field("", description="a prompt of longthink/prompts.py by name; system and prompt_suffix come on top")
     prompt_suffix: str = Field("", description="put after the last user message, one space between, unless it ends so")
     system: str = Field("", description="system message put first, in place of one the row has")
     shuffle: bool = True
@@ -70,6 +73,14 @@ class File(Task):
     empty_golds: Literal["error", "drop"] = Field("error", description="what to do with a row whose gold is empty")
     prompt_column: str = Field("", description="dotted for a nested column; empty looks for the usual names")
     gold_column: str = Field("", description="dotted for a nested column; empty looks for the usual names")
+
+    @model_validator(mode="after")
+    def _known_prompt(self) -> Self:
+        if self.prompt and self.prompt not in PROMPTS:
+            raise ValueError(f"prompt is {self.prompt!r}, {nearest(self.prompt, list(PROMPTS))}")
+        if self.prompt and PROMPTS[self.prompt].text and (self.system or self.prompt_suffix):
+            raise ValueError(f"prompt {self.prompt!r} is a whole text; expected no system and no prompt_suffix beside it")
+        return self
 
     def size(self, split: str) -> int | None:
         return len(self._rows(split))
@@ -100,8 +111,11 @@ class File(Task):
         return _load(path, changed, **fields)
 
     def _prompt(self, messages: tuple[dict[str, str], ...]) -> tuple[dict[str, str], ...]:
-        """The row's messages with `system` and `prompt_suffix` put in."""
-        prompt, suffix = [dict(m) for m in messages], self.prompt_suffix.strip()
+        """The row's messages with `prompt`, `system` and `prompt_suffix` put in."""
+        prompt = dress(self.prompt or "bare", messages)
+        if prompt[0]["role"] == "text":
+            return tuple(prompt)
+        suffix = self.prompt_suffix.strip()
         last = next(m for m in reversed(prompt) if m["role"] == "user")
         if suffix and not last["content"].rstrip().endswith(suffix):
             last["content"] += f" {suffix}"
