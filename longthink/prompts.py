@@ -89,9 +89,7 @@ def dress(name: str, messages: Sequence[Message]) -> list[Message]:
     if prompt.text:
         if sum(m["role"] != "system" for m in done) > 1:
             raise TaskError(f"prompt {name!r} is a text around one question; this row is a conversation of {len(done)} messages")
-        return [
-            {"role": "text", "content": prompt.text.replace("{{", "{").replace("}}", "}").replace("{question}", last["content"])}
-        ]
+        return [{"role": "text", "content": prompt.text.replace("{question}", last["content"])}]
     if not last["content"].rstrip().endswith(prompt.suffix.strip() or "\0"):
         last["content"] += prompt.suffix
     if prompt.system:
