@@ -33,11 +33,7 @@ ABSENT = (
 )
 LENGTHS, WIDTH, GROUPS = (3, 7, 5, 1, 6, 4, 2, 7), 7, (0, 0, 0, 0, 1, 1, 1, 1)
 REWARDS = (1.0, 0.0, 0.0, 0.5, 0.0, 1.0, 1.0, 1.0)
-CLIPS: tuple[dict[str, float], ...] = (
-    {"low": 0.2, "high": 0.2},
-    {"low": 0.2, "high": 0.28},
-    {"low": 0.2, "high": 0.4, "dual": 3.0},
-)
+CLIPS = ((0.2, 0.2, 0.0), (0.2, 0.28, 0.0), (0.2, 0.4, 3.0))  # low, high, dual (0 for none)
 MODES = {
     "token_mean": "token-mean",
     "seq_mean_token_sum": "seq-mean-token-sum",
@@ -133,12 +129,9 @@ def answers(core: Any, policy_loss: Any, approx_kl: Any, b: dict[str, torch.Tens
         value.backward()
         found[name] = {"loss": float(value.detach()), "gradient": new.grad.tolist()}  # type: ignore[union-attr]
 
-    for clip in CLIPS:
-        config = Config(
-            clip_ratio=0.2, clip_ratio_low=clip["low"], clip_ratio_high=clip["high"], clip_ratio_c=clip.get("dual", 1e9)
-        )
-        config["global_batch_info"] = {}
-        each = f"{clip['low']}-{clip['high']}-{clip.get('dual', 0.0)}"
+    for low, high, dual in CLIPS:
+        config = Config(clip_ratio=0.2, clip_ratio_low=low, clip_ratio_high=high, clip_ratio_c=dual or 1e9, global_batch_info={})
+        each = f"{low}-{high}-{dual}"
         for ours, theirs in MODES.items():
             loss(
                 f"verl token {each} {ours}",
