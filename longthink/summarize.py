@@ -12,7 +12,7 @@ from longthink.types import Group, Status
 __all__ = ["summarize"]
 
 
-def summarize(scored: Sequence[Scored], groups: Sequence[Group], generated_before: int) -> dict[str, Any]:
+def summarize(scored: Sequence[Scored], groups: Sequence[Group], generated_before: int, cap: int = 0) -> dict[str, Any]:
     """The metrics of what was sampled (docs/metrics.md): tokens, lengths and verdicts of all, rewards of the groups."""
     lengths = np.array([r.num_tokens for r, _ in scored], np.float64)
     right = np.array([(v.score or 0.0) >= 1.0 for _, v in scored])
@@ -44,11 +44,16 @@ def summarize(scored: Sequence[Scored], groups: Sequence[Group], generated_befor
             "reward/mean": float(np.mean([r for g in groups for r in g.rewards])),
             "reward/group_std/mean": float(np.mean(np.array(spreads))),
             "group/constant_share": float(np.mean([g.constant for g in groups])),
-            "group/all_right_share": float(np.mean([min(g.rewards) >= 1.0 for g in groups])),
-            "group/all_wrong_share": float(np.mean([max(g.rewards) <= 0.0 for g in groups])),
-            "group/cap_teaches_share": float(np.mean([cap_teaches(g) for g in groups])),
+            "group/all_right_share": float(np.mean([min(scores(g)) >= 1.0 for g in groups])),
+            "group/all_wrong_share": float(np.mean([max(scores(g)) <= 0.0 for g in groups])),
+            "group/cap_teaches_share": float(np.mean([cap_teaches(g, cap) for g in groups])),
         }
     return row | {f"verdict/{status}_share": statuses[status] / len(scored) for status in get_args(Status)}
+
+
+def scores(group: Group) -> list[float]:
+    """The verifier's scores; 0 where it has none."""
+    return [v.score or 0.0 for v in group.verdicts]
 
 
 def parts(groups: Sequence[Group]) -> dict[str, list[float]]:
@@ -61,7 +66,10 @@ def parts(groups: Sequence[Group]) -> dict[str, list[float]]:
     return found
 
 
-def cap_teaches(group: Group) -> bool:
-    """Whether a group has a right answer below the window and a response that met it: there capping can teach (SIRI 4.2)."""
-    below = [not r.truncated and (v.score or 0.0) >= 1.0 for r, v in zip(group.rollouts, group.verdicts, strict=True)]
-    return any(below) and any(r.truncated for r in group.rollouts)
+def cap_teaches(group: Group, cap: int) -> bool:
+    """Whether a group has a right answer below the cap and a response above it: there capping can teach (SIRI 4.2).
+
+    The cap is the window, or `cap` tokens where the verifier sees no more than those.
+    """
+    above = [r.truncated or 0 < cap < r.num_tokens for r in group.rollouts]
+    return any(above) and any(s >= 1.0 and not a for s, a in zip(scores(group), above, strict=True))

@@ -178,7 +178,12 @@ class Training:
                 scored, probed = probe(self.pool, scored, self.second, share, seed=seed, step=step, journal=journal)
             run.write_rollouts(step, rollout_rows(scored, step))
         with Clock(self.progress, "update") as updated:
-            row = summarize(scored, groups, run.generated_tokens) | self.data.metrics() | selected | probed
+            row = (
+                summarize(scored, groups, run.generated_tokens, settings.rollout.graded_tokens)
+                | self.data.metrics()
+                | selected
+                | probed
+            )
             if chosen:
                 batch = Batch.of(chosen)
                 batch = self.cluster.logprobs(batch, loss, temperature)

@@ -152,7 +152,7 @@ def test_branching(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert main(branch) == 0
     lineage = json.loads((tmp_path / "branch" / "run.json").read_text())["lineage"]
     assert (lineage["parent_step"], lineage["with_data"], lineage["with_optimizer"]) == (1, True, False)
-    cursor = json.loads((tmp_path / "branch" / "checkpoints" / "step_000001" / "data.json").read_text())["cursor"]
+    cursor = json.loads((tmp_path / "branch" / "checkpoints" / "step_000001" / "data.json").read_text())["cursors"][""]
     assert cursor == 4  # two problems of the parent's first step, two of its own
     assert "no checkpoint of step '9'; there are 1, 2" in refusal(
         capsys, "train", str(path), "--out", str(tmp_path / "b2"), "--from", f"{run}@9"

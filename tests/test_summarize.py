@@ -1,14 +1,17 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from support import scored_group
 
 from longthink import summarize as module
 from longthink.types import Group, Problem, Rollout, RolloutId, Sampling, Segment, Verdict
 
 
-def summarize(groups, generated, unscored=()):
+def summarize(groups, generated, unscored=(), cap=0):
     """The metrics of groups whose rollouts are all that was sampled, but for the unscored."""
     scored = [pair for g in groups for pair in zip(g.rollouts, g.verdicts, strict=True)]
-    return module.summarize([*scored, *unscored], groups, generated)
+    return module.summarize([*scored, *unscored], groups, generated, cap)
 
 
 def group(number, *rollouts):
@@ -44,6 +47,7 @@ def test_two_groups_by_hand():
             "group/constant_share": 0.5,
             "group/all_right_share": 0.0,
             "group/all_wrong_share": 0.5,
+            "group/cap_teaches_share": 0.5,  # the first has right answers below the window and a response that met it
             "length/mean": 42 / 6,
             "length/min": 2,
             "length/max": 16,
@@ -94,6 +98,33 @@ def test_rollouts_we_failed_to_grade_count_as_tokens_and_statuses_but_not_as_rew
     alone = summarize([], 5, unscored=[(lost, Verdict(None, "crash"))])
     assert (alone["tokens/generated"], alone["group/count"], alone["verdict/crash_share"]) == (13, 0, 1.0)
     assert "reward/mean" not in alone
+
+
+def test_parts_and_domains_are_told_apart():
+    first = scored_group((1.0, 5), (0.0, 5), parts=[{"format": 1.0}, {"format": 0.5}])
+    second = scored_group((0.0, 5), (0.0, 5), parts=[{"format": 0.0}, {"format": 0.5}], group=1)
+    first, second = (replace(g, problem=replace(g.problem, domain=d)) for g, d in ((first, "a"), (second, "b")))
+    row = summarize([first, second], 0)
+    assert row["reward/part/format/mean"] == 0.5
+    assert (row["domain/a/groups"], row["domain/a/accuracy"], row["domain/b/accuracy"]) == (1, 0.5, 0.0)
+
+
+def test_right_and_wrong_are_the_verifiers_words_whatever_the_rewards():
+    shaped = replace(scored_group((1.0, 5), (1.0, 9)), rewards=(0.9, 0.1))
+    row = summarize([shaped], 0)
+    assert (row["group/all_right_share"], row["group/all_wrong_share"], row["group/constant_share"]) == (1, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("members", "teaches"),
+    [(((1, 50), (0, 100)), 1.0), (((1, 50), (1, 100)), 1.0), (((0, 50), (1, 100)), 0.0), (((1, 50), (0, 60)), 0.0)],
+)
+def test_where_a_cap_can_teach(members, teaches):
+    """A right answer below the cap and any response above it (SIRI 4.2); a response that met the cap is above it."""
+    assert summarize([scored_group(*members)], 0)["group/cap_teaches_share"] == teaches
+    wider = scored_group(*members, window=1000)
+    assert summarize([wider], 0)["group/cap_teaches_share"] == 0.0
+    assert summarize([wider], 0, cap=90)["group/cap_teaches_share"] == teaches
 
 
 def test_the_order_of_groups_is_irrelevant():
