@@ -4,7 +4,7 @@ SEED ?= 0
 OUT ?= runs/quickstart_$(SEED)
 BIN := .venv/bin
 
-.PHONY: quickstart control direct test test-full lint bench verifier-table study install clean stress bench-verifiers
+.PHONY: quickstart control direct test test-full lint bench verifier-table figures study install clean stress bench-verifiers
 
 install: .venv/core
 .venv/core: pyproject.toml
@@ -40,6 +40,8 @@ stress: .venv/dev  ## 100,000 rows, 1,000 of them hostile, through `longthink ve
 	$(BIN)/python benchmarks/stress.py
 verifier-table: .venv/core  ## agreement of each maths grader with hand-made labels
 	$(BIN)/python benchmarks/verifier_table.py --write
+figures: .venv/core  ## the curves of docs/papers.md, drawn by the functions that training uses
+	$(BIN)/python benchmarks/figures.py
 study: .venv/core  ## a resumable experiment: make study NAME=quickstart
 	$(BIN)/python benchmarks/study.py $(NAME)
 clean:

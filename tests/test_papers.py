@@ -1,0 +1,66 @@
+"""docs/papers.md keeps its word: recipes validate, options and functions it names exist, figures are drawn by the code."""
+
+import importlib
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from longthink import tables
+from longthink.recipe import parse_recipe
+from longthink.rewards.base import Reward
+from longthink.shape import Parts
+from longthink.shaping.base import Shape
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXT = (ROOT / "docs" / "papers.md").read_text()
+BASE = {"name": "r", "model": {"path": "m"}, "task": {"kind": "countdown"}, "reward": {"kind": "math"}}
+DOCS = [(ROOT / "docs" / name).read_text() for name in ("papers.md", "rewards.md")]
+BLOCKS = [block for text in DOCS for block in re.findall(r"```toml\n(.*?)```", text, re.DOTALL)]
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_recipes_in_the_docs_validate(block: str) -> None:
+    recipe = parse_recipe(BASE | tomllib.loads(block), "docs")
+    assert len(Parts(recipe.shape).names) == len(recipe.shape)
+
+
+def test_functions_named_with_their_file_exist() -> None:
+    named = re.findall(r"`([\w/]+)\.py: (\w+)`", TEXT)
+    assert len(named) >= 10
+    for module, function in named:
+        assert hasattr(importlib.import_module(f"longthink.{module.replace('/', '.')}"), function), (module, function)
+
+
+def test_files_named_without_a_function_exist() -> None:
+    for name in re.findall(r"\| `([\w/]+\.py)` \|", TEXT):
+        assert (ROOT / "longthink" / name).is_file() or (ROOT / name).is_file(), name
+
+
+def test_options_are_fields_of_a_recipe() -> None:
+    fields = {f for name in tables.__all__ for f in getattr(tables, name).model_fields}
+    fields |= {f for kind in Shape.kinds() for f in Shape.find(kind).model_fields}
+    fields |= {f for kind in Reward.kinds() for f in Reward.find(kind).model_fields}
+    fields |= {"gate", "weight", "name", "kind"}
+    options = set(re.findall(r"`(?:\[+\w+\]+ )?([a-z_]{2,}) = ", TEXT))
+    assert len(options) > 15 and options <= fields | {"prompt"}, sorted(options - fields)
+
+
+def test_every_part_has_a_row_or_is_said_elsewhere() -> None:
+    both = TEXT + (ROOT / "docs" / "rewards.md").read_text()
+    for kind in Shape.kinds():
+        assert f"| `{kind}`" in both, kind
+
+
+def test_the_figures_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        figures = importlib.import_module("figures")
+    finally:
+        sys.path.remove(str(ROOT / "benchmarks"))
+    monkeypatch.setattr(figures, "OUT", tmp_path / "figures")
+    figures.main()
+    drawn = {p.name for p in (tmp_path / "figures").glob("*.svg")}
+    assert drawn == set(re.findall(r"figures/(\w+\.svg)", TEXT)) == {p.name for p in (ROOT / "docs" / "figures").glob("*.svg")}
