@@ -1,10 +1,11 @@
 # Everything runs from a virtual environment made here; nothing else is needed than Python 3.11+ and its venv module.
 PYTHON ?= python3
 SEED ?= 0
+BEFORE ?=
 OUT ?= runs/quickstart_$(SEED)
 BIN := .venv/bin
 
-.PHONY: quickstart control direct test test-full lint bench verifier-table figures study install clean stress bench-verifiers
+.PHONY: quickstart control direct test test-full lint bench verifier-table figures study install clean stress bench-verifiers bench-mechanisms
 
 install: .venv/core
 .venv/core: pyproject.toml
@@ -36,6 +37,8 @@ bench:  ## ratios against TRL and transformers, each in its own environment
 bench-verifiers: .venv/dev  ## verifications a second against math-verify, programs against cold interpreters
 	$(BIN)/python benchmarks/verifiers.py --write
 	$(BIN)/python benchmarks/pathological.py --write
+bench-mechanisms: .venv/core  ## what each mechanism adds to a training step: about fifteen minutes
+	$(BIN)/python benchmarks/mechanisms.py --before "$(BEFORE)"
 stress: .venv/dev  ## 100,000 rows, 1,000 of them hostile, through `longthink verify`
 	$(BIN)/python benchmarks/stress.py
 verifier-table: .venv/core  ## agreement of each maths grader with hand-made labels
