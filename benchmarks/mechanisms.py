@@ -147,8 +147,8 @@ def main() -> None:
             print(rows[-1], flush=True)
     head = [
         f"A training step with a mechanism over the plain one: medians of {args.pairs} interleaved pairs on one core, bf16,",
-        "16 prompts x 16 rollouts of at most 128 tokens, the tiny model of the quickstart (`make bench-mechanisms`). Tokens: sampled",
-        "with it over sampled without; selection has its price there, and saves in the update.",
+        "16 prompts x 16 rollouts of at most 128 tokens, the tiny model of the quickstart (`make bench-mechanisms`). Tokens:",
+        "sampled with it over sampled without; selection has its price there, and saves in the update.",
         "",
         "| mechanism | step (lowest to highest) | by CPU time | tokens |",
         "|---|---|---|---|",

@@ -59,7 +59,8 @@ def check(recipe: Recipe, *, golds: int) -> int:
     print("\n".join(arithmetic(resolve_if_possible(recipe), model.config if model else None)))
     if parts.names:
         print(f"reward: {parts}")
-    print("\n".join(tried_files({**{f"domain {n}".strip(): r for n, r in rewards.items()}, **parts.verifiers}, problems)))
+    for line in tried_files({**{f"domain {n}" if n else "reward": r for n, r in rewards.items()}, **parts.verifiers}, problems):
+        print(line)
     refused = refused_golds(tasks, rewards, problems, recipe.workers)
     print(f"golds: {len(problems) - len(refused)} of {len(problems)} accepted by the recipe's own verifier")
     for line in refused[:10]:

@@ -137,6 +137,8 @@ def _selection(recipe: "Recipe") -> Iterator[str]:
     s, r = recipe.selection, recipe.rollout
     if s.low > s.high:
         yield f"selection.low is {s.low}, above selection.high = {s.high}"
+    if s.metric == "reward" and (s.low, s.high) != (0.0, 1.0):
+        yield "selection.low and selection.high are a band of accuracy; expected neither with selection.metric = 'reward'"
     if s.pair_advantage == "pair" and s.responses != "pair":
         yield "selection.pair_advantage = 'pair' needs selection.responses = 'pair'"
     if s.oversample > 1 and s.dynamic != "refill":

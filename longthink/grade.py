@@ -73,6 +73,8 @@ def read_row(row: Any) -> Row:
         response, gold = fields.pop("response"), fields.pop("gold")
         if not isinstance(response, str):
             raise TaskError(f"response is {type(response).__name__}, expected text")
+        if kind == "file":  # data must not choose what is run here
+            raise TaskError("a row cannot name a Python file to run; use it in a recipe, or longthink.verify")
         return Row(kind, _reward(json.dumps(fields, sort_keys=True)), response, gold, name)
     except (LongthinkError, ValueError, KeyError, TypeError, RecursionError) as error:
         why = f"no {error} in the row" if isinstance(error, KeyError) else str(error)

@@ -147,14 +147,6 @@ class RewardServer:
         return "\n".join(lines) + "\n"
 
 
-def read_own(row: Any) -> Row:
-    """The row, or a refusal for one that names a file here to run: a client does not choose that."""
-    if isinstance(row, dict) and row.get("kind") == "file":
-        why = "a server does not run reward files; grade them beside the trainer"
-        return Row("file", Verdict(None, "verifier_error", detail={"why": why}), "", None, row.get("id"))
-    return read_row(row)
-
-
 class Front(ThreadingHTTPServer):
     """The listening socket; a client that goes away is its own business."""
 
@@ -203,7 +195,7 @@ class Handler(BaseHTTPRequestHandler):
         if len(rows) > self.rewards.max_rows:
             self.answer(413, {"error": f"{len(rows)} rows in one request, the queue holds {self.rewards.max_rows}"})
             return
-        batch = self.rewards.offer([read_own(row) for row in rows])
+        batch = self.rewards.offer([read_row(row) for row in rows])
         if batch is None:
             self.answer(503, {"error": "the queue is full; ask again"}, retry_after_s=1)
             return

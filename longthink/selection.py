@@ -10,11 +10,12 @@ __all__ = ["in_band", "select"]
 
 
 def in_band(group: Group, settings: SelectionSettings) -> bool:
-    """Whether dynamic sampling keeps a group: low <= mean <= high, and its values differ by more than the tolerance.
+    """Whether dynamic sampling keeps a group: its values differ by more than the tolerance, and low <= mean accuracy <= high.
 
-    Values are the verifier's scores (`metric` accuracy), or the rewards after shaping: with a length or format part no group
-    has equal rewards, so a band on those keeps groups that teach nothing about the task. The tolerance is for verifiers
-    that give wrong answers small scores. Source: DAPO, NVIDIA 3.1.3 (drop 0 and 1); PRIME's band is 0.2 to 0.8.
+    Values are the verifier's scores (`metric` accuracy). With `metric` reward they are the rewards after shaping, and the mean
+    does not matter: with a length or format part no group has equal rewards, so this keeps groups that teach nothing about
+    the task. The tolerance is for verifiers that give wrong answers small scores.
+    Source: DAPO, NVIDIA 3.1.3 (drop 0 and 1); PRIME's band is 0.2 to 0.8.
 
     >>> from longthink.types import Problem, Verdict
     >>> def of(*scores): return Group(Problem("p", (), 0), (), tuple(Verdict(s, "ok") for s in scores), scores)
@@ -23,9 +24,10 @@ def in_band(group: Group, settings: SelectionSettings) -> bool:
     >>> in_band(of(0, 0, 0, 1), SelectionSettings(low=0.2)), in_band(of(0.01, 0.05, 0.05), SelectionSettings(tolerance=0.1))
     (True, False)
     """
-    values = group.rewards if settings.metric == "reward" else [v.score or 0.0 for v in group.verdicts]
-    mean = sum(values) / len(values)
-    return max(values) - min(values) > settings.tolerance and settings.low <= mean <= settings.high
+    if settings.metric == "reward":
+        return max(group.rewards) - min(group.rewards) > settings.tolerance
+    scores = [v.score or 0.0 for v in group.verdicts]
+    return max(scores) - min(scores) > settings.tolerance and settings.low <= sum(scores) / len(scores) <= settings.high
 
 
 def select(groups: Sequence[Group], settings: SelectionSettings, truncated: str) -> list[Group]:

@@ -86,9 +86,9 @@ class SelectionSettings(Table):
     """Which groups and rollouts are trained on (selection.py)."""
 
     dynamic: Literal["off", "shrink", "refill"] = Field("off", description="groups outside the band are dropped, or replaced")
-    metric: Literal["accuracy", "reward"] = Field("accuracy", description="what the band is about")
-    low: float = Field(0.0, description="smallest mean of a group in the band")
-    high: float = Field(1.0, description="largest mean of a group in the band")
+    metric: Literal["accuracy", "reward"] = Field("accuracy", description="what must differ within a group")
+    low: float = Field(0.0, description="smallest mean accuracy of a group in the band")
+    high: float = Field(1.0, description="largest mean accuracy of a group in the band")
     tolerance: float = Field(0.0, ge=0, description="a group whose values differ by no more than this is out of the band")
     max_rounds: int = Field(10, ge=1, description="rounds of sampling a step may take to refill")
     oversample: float = Field(1.0, ge=1, description="prompts of the first round as a multiple of rollout.prompts")

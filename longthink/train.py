@@ -37,6 +37,9 @@ from longthink.types import Batch, Sampling
 __all__ = ["Parent", "Training", "train"]
 
 
+NOTHING_LEARNT = ("group/constant_share", "select/discarded_share")  # shares that are 1 where a step taught nothing
+
+
 def train(recipe: Recipe, folder: Path, *, resume: bool = False, parent: "Parent | None" = None) -> Run:
     """Run a recipe to the end of its budget, or until Ctrl-C; the run's files are in `folder`.
 
@@ -238,7 +241,7 @@ class Training:
     def _refuse_silence(self) -> None:
         """Stop a run that has learnt nothing for many steps because no group had two different rewards."""
         limit = self.recipe.max_constant_steps
-        shares = [r.get("group/constant_share", 1.0) for r in self.run.rows[-limit:] if r["step"]]
+        shares = [max(r.get(key, 0.0) for key in NOTHING_LEARNT) for r in self.run.rows[-limit:] if r["step"]]
         if self.recipe.loss.kind == "grpo" and len(shares) == limit and min(shares) == 1.0:
             mean = self.run.rows[-1].get("reward/mean", 0.0)
             raise LearnerError(

@@ -79,7 +79,7 @@ STILL: dict[str, Any] = {
     "reward": {"kind": "countdown"},
     "pools": {"retire_wrong": 1, "rest_steps": 1, "easy": 0.5},
     "rollout": {"prompts": 4, "group_size": 4, "window": 40, "truncated": "penalize"},
-    "selection": {"dynamic": "shrink", "metric": "reward", "low": -1.0, "responses": "all"},
+    "selection": {"dynamic": "shrink", "metric": "reward"},
     "advantage": {"whiten": True},
     "loss": {"kl": 0.05, "kl_in": "reward", "kl_estimator": "k1", "old_logprobs": "learner", "correction": "truncate"},
     "learner": {"lr": 1e-3, "minibatch_prompts": 2},

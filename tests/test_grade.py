@@ -118,3 +118,11 @@ def test_no_row_raises(row: object) -> None:
     assert verdict is None or (verdict.score is None and verdict.status == "verifier_error")
     if isinstance(reward, Reward) and reward.kind not in ("code", "puzzle"):
         assert reward.grade(response, gold).score in (0.0, 1.0, None)
+
+
+def test_a_row_does_not_choose_a_file_to_run(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("def score(response, gold):\n    return 1.0\n")
+    row = read_row({"kind": "file", "path": str(path), "response": "7", "gold": 7})
+    assert isinstance(row.reward, Verdict) and "cannot name a Python file" in row.reward.detail["why"]
+    assert verify("file", "7", 7, path=str(path)).score == 1.0  # a program of the user's own may

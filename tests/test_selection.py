@@ -152,6 +152,7 @@ def test_what_is_selected_was_there_and_a_pair_is_two(members):
         ({"selection": {"questions": "longer_right"}, "rollout": {"group_size": 1}}, "a group of one has no advantage"),
         ({"selection": {"low": 0.9, "high": 0.1}}, "above selection.high"),
         ({"selection": {"pair_advantage": "pair"}}, "needs selection.responses"),
+        ({"selection": {"metric": "reward", "low": 0.1}}, "a band of accuracy"),
         ({"selection": {"oversample": 2.0}}, "needs selection.dynamic"),
         ({"selection": {"dynamic": "shrink"}, "loss": {"kind": "nll"}}, "none to compare"),
         ({"rollout": {"truncated": "mask"}, "loss": {"kind": "nll"}}, "is for loss.kind = 'grpo'"),

@@ -216,17 +216,18 @@ class LocalLearner:
             log_ratio = sequence_ratio(logprobs - old, whose, loss.ratio)
             clips = {"clip_low": loss.clip_low, "clip_high": loss.clip_high, "dual_clip": loss.dual_clip}
             per_token, clipped = surrogate(log_ratio, values(batch.advantages), **clips)
-            if loss.correction != "none":
-                log_ratio = sequence_ratio(old - sampler, whose, loss.correction_level)
-                factor = correction(log_ratio, loss.correction, loss.correction_low, loss.correction_high)
+            if loss.old_logprobs == "learner":
+                drift = sequence_ratio(old - sampler, whose, loss.correction_level)
+                factor = correction(drift, loss.correction, loss.correction_low, loss.correction_high)
                 per_token = per_token * factor
-                sums.add("mismatch/corrected_share/mean", (factor != log_ratio.exp()).sum(), count)
-                sums.add("mismatch/ratio/mean", log_ratio.exp().sum(), count)
+                sums.add("mismatch/corrected_share/mean", ((factor != drift.exp()) & (loss.correction != "none")).sum(), count)
+                sums.add("mismatch/ratio/mean", drift.exp().sum(), count)
+                sums.add("mismatch/kl_k3/mean", kl_estimate(sampler - old).sum(), count)
             total = (per_token * weights).sum()
             sums.add("loss/clip_fraction/mean", clipped.sum(), count)
             sums.add("loss/policy/sum", total.detach(), None)
             sums.add("learner/kl_k1_old/mean", (old - logprobs.detach()).sum(), count)
-            gap = (sampler - logprobs.detach()).abs()
+            gap = (sampler - (old if loss.old_logprobs == "learner" else logprobs.detach())).abs()
             sums.add("mismatch/logprob_gap/mean", gap.sum(), count)
             sums.add("mismatch/logprob_gap/max", gap.max(), None, largest=True)
         if loss.kl:
