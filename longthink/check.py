@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from longthink.data import prompt_ids
+from longthink.data import prompt_ids, refuse_unusable
 from longthink.engines.cache import SlotCache
 from longthink.errors import LongthinkError, RecipeError, RewardError, TaskError
 from longthink.fit import prompt_limits, refuse_misfit
@@ -38,6 +38,7 @@ def check(recipe: Recipe, *, golds: int) -> int:
         raise RecipeError(f"--golds is {golds}, expected at least 0")
     recipe = pin_files(recipe)
     tasks = {d.name: load_part(Task, d.task) for d in recipe.domains}
+    refuse_unusable(tasks, recipe.pools is not None)
     rewards = {d.name: load_part(Reward, d.reward) for d in recipe.domains}
     parts = Parts(recipe.shape)
     if recipe.probe.every:
@@ -77,11 +78,9 @@ def resolve_if_possible(recipe: Recipe) -> Recipe:
 
 
 def first_problems(name: str, task: Task, count: int) -> list[Problem]:
-    """A domain's first training problems. Raises: TaskError where there are none."""
+    """A domain's first training problems."""
     size = task.size("train")
-    if size == 0:
-        raise TaskError(f"the training split is empty; fix `task` {f'of domain {name} ' * bool(name)}in the recipe")
-    return [replace(task.problem("train", i), domain=name) for i in range(min(count, size or count))]
+    return [replace(task.problem("train", i), domain=name) for i in range(count if size is None else min(count, size))]
 
 
 def tried_files(rewards: Mapping[str, Reward], problems: Sequence[Problem]) -> list[str]:

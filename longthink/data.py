@@ -15,7 +15,7 @@ from longthink.tables import RolloutSettings
 from longthink.tasks.base import Task
 from longthink.types import Group, Ints, Problem
 
-__all__ = ["DataSource", "prompt_ids"]
+__all__ = ["DataSource", "prompt_ids", "refuse_unusable"]
 
 
 def prompt_ids(
@@ -37,6 +37,16 @@ def prompt_ids(
     if counts is not None:
         counts[settings.long_prompts] += 1
     return None if settings.long_prompts == "drop" else ids[-settings.max_prompt_tokens :]
+
+
+def refuse_unusable(tasks: Mapping[str, Task], pools: bool) -> None:
+    """Raises: TaskError for a task without training problems, or with endless ones where there are pools."""
+    for name, task in tasks.items():
+        size = task.size("train")
+        if size == 0:
+            raise TaskError(f"the training split is empty; fix `task` {f'of domain {name} ' * bool(name)}in the recipe")
+        if pools and size is None:
+            raise TaskError("pools need problems that come again; this task generates new ones for ever")
 
 
 class DataSource:
@@ -62,13 +72,7 @@ class DataSource:
         self.counts: Counter[str] = Counter()  # prompts dropped and cut
         self._returned: list[tuple[str, int]] = []
         self._places: dict[int, tuple[str, int]] = {}  # where the groups of this step came from
-        for name, task in self.tasks.items():
-            if (size := task.size("train")) == 0:
-                raise TaskError(
-                    f"the training split is empty; fix {f'the task of domain {name}' if name else '`task`'} in the recipe"
-                )
-            if pools is not None and size is None:
-                raise TaskError("pools need problems that come again; this task generates new ones for ever")
+        refuse_unusable(self.tasks, pools is not None)
 
     def begin(self, step: int) -> None:
         """A new step: what was drawn before cannot be given back any more."""

@@ -110,6 +110,36 @@ def test_recipes(model: Path, tmp_path: Path, changes: dict[str, object], words:
     assert words in refusal(capsys, "train", str(path), "--out", str(tmp_path / "run"))
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"selection": {"questions": "longer_right"}, "rollout": {"group_size": 1}}, "a group of one has no advantage"),
+        ({"reference": {"replace_every": 5}}, "without a KL"),
+        ({"stage": [{"reset": "reference"}]}, "without a KL"),
+        ({"loss": {"kl_in": "reward"}}, "needs loss.kl above 0"),
+        ({"loss": {"kl": 0.1, "kl_in": "reward", "kl_level": "sequence"}}, "every token has its own"),
+        ({"loss": {"correction": "truncate"}}, "set loss.old_logprobs = 'learner'"),
+        ({"loss": {"old_logprobs": "learner", "correction": "mask", "correction_low": 3.0}}, "expected below"),
+        ({"loss": {"entropy_step": 0.1}}, "set loss.entropy_target"),
+        ({"loss": {"entropy_target": 0.1}}, "does nothing"),
+        ({"loss": {"entropy_target": 0.1, "entropy": -0.1}}, "a bonus of at least 0"),
+        ({"rollout": {"window": 64}}, "64 positions"),
+        ({"rollout": {"cycle": {"shape": "stair", "low": 8, "high": 64, "period": 4}}}, "64 positions"),
+        ({"shape": [{"kind": "accuracy"}, {"kind": "accuracy"}]}, "accuracy is there twice"),
+        ({"shape": [{"kind": "accuracy", "weight": 0.0}]}, "every weight is 0"),
+        ({"shape": [{"kind": "acuracy"}]}, "did you mean accuracy"),
+        ({"pools": {"retire_right": 2}}, "problems that come again"),
+        ({"reward": {"kind": "file", "path": "nowhere.py"}}, "nowhere.py cannot be read"),
+    ],
+)
+def test_contradictions_are_refused_by_check(
+    model: Path, tmp_path: Path, changes: dict[str, object], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = recipe_file(tmp_path, model, **changes)
+    message = refusal(capsys, "check", str(path))
+    assert words in message and message.count("\n") == 1
+
+
 def test_an_empty_data_set(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "rows.jsonl").write_text("")
     path = recipe_file(tmp_path, model, task={"kind": "file", "train": str(tmp_path / "rows.jsonl")}, reward={"kind": "math"})

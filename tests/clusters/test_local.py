@@ -57,14 +57,20 @@ def batch_of(rollouts: list[Rollout]) -> Batch:
     return batch.with_(advantages=np.where(batch.row % 3 == 0, 1.0, -0.5).astype(np.float32))
 
 
-def one_step(model: Path, processes: int) -> tuple[list[Rollout], np.ndarray, dict[str, float], dict[str, np.ndarray]]:
+OWN = LossSettings(kl=0.1, entropy=0.01, old_logprobs="learner", correction="truncate", ratio="sequence_mean")
+
+
+Step = tuple[list[Rollout], np.ndarray, dict[str, float], dict[str, np.ndarray]]
+
+
+def one_step(model: Path, processes: int, loss: LossSettings = LOSS) -> Step:
     cluster = LocalCluster(recipe(model, processes))
     try:
         cluster.freeze_reference()
         rollouts = sampled(cluster)
-        batch = cluster.logprobs(batch_of(rollouts), LOSS, 1.0)
+        batch = cluster.logprobs(batch_of(rollouts), loss, 1.0)
         assert batch.reference_logprobs is not None
-        means = cluster.update(batch, LOSS, 1.0, 1e-3).means()
+        means = cluster.update(batch, loss, 1.0, 1e-3).means()
         cluster.sync(1)
         weights = {name: p.detach().numpy().copy() for name, p in cluster.learner.decoder.named_parameters()}
         return rollouts + sampled(cluster), batch.reference_logprobs, means, weights
@@ -72,9 +78,10 @@ def one_step(model: Path, processes: int) -> tuple[list[Rollout], np.ndarray, di
         cluster.close()
 
 
-def test_two_processes_do_what_one_does(model: Path) -> None:
-    alone, alone_reference, alone_means, alone_weights = one_step(model, 1)
-    shared, shared_reference, shared_means, shared_weights = one_step(model, 2)
+@pytest.mark.parametrize("loss", [LOSS, OWN], ids=["sampler", "learner"])
+def test_two_processes_do_what_one_does(model: Path, loss: LossSettings) -> None:
+    alone, alone_reference, alone_means, alone_weights = one_step(model, 1, loss)
+    shared, shared_reference, shared_means, shared_weights = one_step(model, 2, loss)
     assert [r.id for r in shared] == [r.id for r in alone]
     # the first twelve are sampled from the same weights; their tokens do not depend on who sampled them
     for a, b in zip(alone[:12], shared[:12], strict=True):
