@@ -32,8 +32,9 @@ test: lint  ## the suite: at most 7 minutes on 2 cores
 test-full: lint  ## every kill point and every row
 	$(BIN)/python -m pytest
 
-bench:  ## ratios against TRL and transformers, each in its own environment
+bench:  ## ratios against TRL and transformers, each in its own environment, then what each mechanism costs
 	benchmarks/run
+	$(MAKE) bench-mechanisms
 bench-verifiers: .venv/dev  ## verifications a second against math-verify, programs against cold interpreters
 	$(BIN)/python benchmarks/verifiers.py --write
 	$(BIN)/python benchmarks/pathological.py --write

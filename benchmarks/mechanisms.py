@@ -148,7 +148,9 @@ def main() -> None:
     head = [
         f"A training step with a mechanism over the plain one: medians of {args.pairs} interleaved pairs on one core, bf16,",
         "16 prompts x 16 rollouts of at most 128 tokens, the tiny model of the quickstart (`make bench-mechanisms`). Tokens:",
-        "sampled with it over sampled without; selection has its price there, and saves in the update.",
+        "sampled with it over sampled without; selection has its price there, and saves in the update. A KL or an entropy bonus",
+        "trains on every rollout, and so does a reward that differs within every group, where the plain step skips groups of equal",
+        "rewards: that is most of their price.",
         "",
         "| mechanism | step (lowest to highest) | by CPU time | tokens |",
         "|---|---|---|---|",
