@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from longthink.control.base import Trigger
 from longthink.data import prompt_ids, refuse_unusable
 from longthink.engines.cache import SlotCache
-from longthink.errors import LongthinkError, RecipeError, RewardError, TaskError
+from longthink.errors import LongthinkError, RecipeError, TaskError
 from longthink.fit import prompt_limits, refuse_misfit
 from longthink.folder import ModelFolder
 from longthink.machine import resolve
@@ -14,13 +15,13 @@ from longthink.model import ModelConfig
 from longthink.part import load_part
 from longthink.recipe import Recipe
 from longthink.rewards.base import BAD_GOLD, Reward
-from longthink.rewards.file import File
 from longthink.rewards.pool import RewardPool
 from longthink.schedules import window_at
 from longthink.settings import fold
 from longthink.shape import Parts, pin_files
 from longthink.tables import CycleSettings
 from longthink.tasks.base import Task
+from longthink.trial import tried_files
 from longthink.types import Problem
 
 CHART_COLUMNS, CHART_ROWS = 96, 6
@@ -43,6 +44,12 @@ def check(recipe: Recipe, *, golds: int) -> int:
     parts = Parts(recipe.shape)
     if recipe.probe.every:
         load_part(Reward, recipe.probe.reward)
+    for stage in recipe.stage:
+        if stage.until:
+            load_part(Trigger, stage.until)
+    if recipe.validation.every:
+        for task in tasks.values():
+            task.size("validation")
     model = ModelFolder(recipe.model.path) if Path(recipe.model.path).exists() else None
     if model is None:
         print(f"model folder {recipe.model.path} is not there: positions, prompts and memory are not checked")
@@ -52,15 +59,16 @@ def check(recipe: Recipe, *, golds: int) -> int:
     if model is not None:
         lengths = [prompt_ids(model.tokenizer, p, prompt_limits(recipe, model.config)) for p in problems]
         kept = [len(ids) for ids in lengths if ids is not None]
-        if not kept:
+        if lengths and not kept:
             raise TaskError(
                 f"every prompt is longer than rollout.max_prompt_tokens = {recipe.rollout.max_prompt_tokens}; raise it"
             )
-        print(f"prompts: {min(kept)} to {max(kept)} tokens, {len(lengths) - len(kept)} of {len(lengths)} dropped as too long")
+        if kept:
+            print(f"prompts: {min(kept)} to {max(kept)} tokens, {len(lengths) - len(kept)} of {len(lengths)} dropped as too long")
     print("\n".join(arithmetic(resolve_if_possible(recipe), model.config if model else None)))
     if parts.names:
         print(f"reward: {parts}")
-    for line in tried_files({**{f"domain {n}" if n else "reward": r for n, r in rewards.items()}, **parts.verifiers}, problems):
+    for line in tried_files(tasks, rewards, parts.verifiers):
         print(line)
     refused = refused_golds(tasks, rewards, problems, recipe.workers)
     print(f"golds: {len(problems) - len(refused)} of {len(problems)} accepted by the recipe's own verifier")
@@ -81,32 +89,6 @@ def first_problems(name: str, task: Task, count: int) -> list[Problem]:
     """A domain's first training problems."""
     size = task.size("train")
     return [replace(task.problem("train", i), domain=name) for i in range(count if size is None else min(count, size))]
-
-
-def tried_files(rewards: Mapping[str, Reward], problems: Sequence[Problem]) -> list[str]:
-    """What each reward file of the recipe gives sample responses to the first problem, a line each.
-
-    Raises: RewardError for one that fails on them.
-    """
-    lines = []
-    for name, reward in rewards.items():
-        if not isinstance(reward, File) or not problems:
-            continue
-        gold = problems[0].gold
-        with RewardPool(reward, 1) as pool:
-            for key, text in enumerate(("", f"<think> so </think> {gold}", "<think> wait, " * 200)):
-                pool.submit(key, text, gold)
-            verdicts = [pool.take(key) for key in range(3)]
-        failed = next((v for v in verdicts if v.score is None), None)
-        if failed is not None:
-            raise RewardError(
-                f"{reward.path}: {reward.function} fails on a sample response: {failed.detail.get('why', failed.status)}"
-            )
-        empty, right, endless = (v.score for v in verdicts)
-        lines.append(
-            f"{name}: {reward.path} gives {empty} to nothing, {right} to the gold after thinking, {endless} to endless thinking"
-        )
-    return lines
 
 
 def refused_golds(
@@ -153,11 +135,12 @@ def count_parameters(c: ModelConfig) -> int:
 def arithmetic(recipe: Recipe, config: ModelConfig | None) -> list[str]:
     """Lines that say how many prompts, rollouts, tokens and updates a step has, and what memory it needs."""
     r, s = recipe.rollout, recipe.learner
+    window = r.cycle.high if r.cycle else r.window
     minibatch = s.minibatch_prompts or r.prompts
     updates = -(-r.prompts // minibatch) * s.epochs
     lines = [
         f"step: {r.prompts} prompts x {r.group_size} rollouts = {r.prompts * r.group_size} rollouts, "
-        f"at most {r.prompts * r.group_size * r.window:,} tokens at window {r.window}",
+        f"at most {r.prompts * r.group_size * window:,} tokens at window {window}",
         f"updates: {updates} a step, each over {minibatch} prompts = {minibatch * r.group_size} rollouts, "
         f"computed {s.microbatch_tokens:,} tokens at a time",
         f"budget: {recipe.budget.max_steps} steps"

@@ -10,7 +10,7 @@ from longthink.folder import Tokenizer
 from longthink.rewards.base import Reward
 from longthink.rewards.pool import Grader
 from longthink.rng import derive_seed
-from longthink.selection import in_band, select
+from longthink.selection import in_band, leave_out_truncated, select
 from longthink.shape import Parts
 from longthink.tables import RolloutSettings, SelectionSettings
 from longthink.types import Group, Request, Rollout, RolloutId, Sampling, Verdict
@@ -95,7 +95,7 @@ def collect(
     if selection.surplus == "carry":
         data.give_back([g.rollouts[0].id.group for g in surplus])
     data.record(groups)
-    chosen = select(kept, selection, settings.truncated)
+    chosen = select(kept, selection)
     trained = sum(sum(g.trained) if g.trained else len(g.rollouts) for g in chosen)
     row = {"select/discarded_share": 1.0 - trained / len(scored), "select/rounds": float(rounds)}
     return Collected(scored, groups, chosen, row | {"select/missing_prompts": float(settings.prompts - len(kept))})
@@ -127,7 +127,8 @@ def _groups(scored: list[Scored], settings: RolloutSettings, parts: Parts) -> tu
         done += whole
         if len(places) >= min(2, settings.group_size):
             rollouts, verdicts = zip(*(whole[i] for i in places), strict=True)
-            groups.append(Group(rollouts[0].problem, rollouts, verdicts, tuple(reward for reward, _ in values)))
+            group = Group(rollouts[0].problem, rollouts, verdicts, tuple(reward for reward, _ in values))
+            groups.append(leave_out_truncated(group, settings.truncated))
     return done, groups
 
 

@@ -57,6 +57,15 @@ def _stages(recipe: "Recipe") -> Iterator[str]:
 
 
 def _windows(recipe: "Recipe") -> Iterator[str]:
+    cycles = [c for c in (recipe.rollout.cycle, *(s.cycle for s in recipe.stage)) if c]
+    if cycles and recipe.validation.every and not recipe.validation.window:
+        yield "validation would follow the cycle's window, so that no two could be compared: set validation.window"
+    widths = [recipe.rollout.window] if not recipe.rollout.cycle else []
+    smallest = min([*widths, *(c.low for c in cycles), *(s.window for s in recipe.stage if s.window)])
+    for table in recipe.shape:
+        buffer = table.get("buffer", 0)
+        if table.get("kind") == "overlong" and isinstance(buffer, int) and buffer >= smallest:
+            yield f"shape: overlong's buffer of {buffer} tokens is no smaller than the smallest window, {smallest}"
     tables = [("rollout", recipe.rollout.cycle, None), *((f"stage.{i}", s.cycle, s.window) for i, s in enumerate(recipe.stage))]
     for where, cycle, window in tables:
         if cycle and cycle.low >= cycle.high:
@@ -111,6 +120,8 @@ def _loss(recipe: "Recipe") -> Iterator[str]:
 
 
 def _reference(recipe: "Recipe") -> Iterator[str]:
+    if recipe.reference.optimizer == "reset" and not recipe.reference.replace_every:
+        yield "reference.optimizer = 'reset' does nothing without reference.replace_every, the steps between replacements"
     if recipe.loss.kl:
         return
     if recipe.reference.replace_every:
@@ -135,6 +146,12 @@ def _pools(recipe: "Recipe") -> Iterator[str]:
 
 def _selection(recipe: "Recipe") -> Iterator[str]:
     s, r = recipe.selection, recipe.rollout
+    band = ("metric", "low", "high", "tolerance", "max_rounds")
+    unused = [name for name in band if getattr(s, name) != type(s).model_fields[name].default]
+    if s.dynamic == "off" and unused:
+        yield f"selection.{unused[0]} does nothing while selection.dynamic is 'off'; expected 'shrink' or 'refill'"
+    if r.truncated != "penalize" and r.truncated_reward != type(r).model_fields["truncated_reward"].default:
+        yield f"rollout.truncated_reward does nothing while rollout.truncated is {r.truncated!r}; expected 'penalize'"
     if s.low > s.high:
         yield f"selection.low is {s.low}, above selection.high = {s.high}"
     if s.metric == "reward" and (s.low, s.high) != (0.0, 1.0):
@@ -145,6 +162,8 @@ def _selection(recipe: "Recipe") -> Iterator[str]:
         yield "selection.oversample above 1 needs selection.dynamic = 'refill': without it the surplus would be trained on"
     if recipe.loss.kind != "grpo" and (s.dynamic != "off" or s.questions != "all" or s.responses != "all"):
         yield f"selection compares the rollouts of a group; loss.kind = {recipe.loss.kind!r} has none to compare"
+    if recipe.loss.kind != "grpo" and recipe.shape:
+        yield f"shape makes rewards, which loss.kind = {recipe.loss.kind!r} does not look at"
     if recipe.loss.kind != "grpo" and r.truncated in ("exclude", "mask", "penalize"):
         yield f"rollout.truncated = {r.truncated!r} is for loss.kind = 'grpo', got {recipe.loss.kind!r}"
 

@@ -87,11 +87,12 @@ class DataSource:
             group, (domain, place), again = self.next_group, *self._turn()
             self.next_group += 1
             problem = replace(self.tasks[domain].problem("train", place), domain=domain)
-            rests = choosy and not again and self.pools is not None and not self.pools.takes(problem.id, place, self.step)
+            rests = choosy and not again and self.pools is not None and not self.pools.takes(_name(problem), place, self.step)
             ids = None if rests else prompt_ids(self.tokenizer, problem, self.settings, self.counts)
             if ids is not None:
                 self._places[group] = domain, place
                 drawn.append((group, problem, ids))
+                skipped = 0
                 continue
             skipped += 1
             if skipped > patience and choosy and self.pools is not None:  # nobody is left: all rests end, any problem will do
@@ -123,7 +124,7 @@ class DataSource:
         """Tell the pools how this step's problems went."""
         if self.pools is not None:
             for group in groups:
-                self.pools.record(group.problem.id, [v.score or 0.0 for v in group.verdicts], self.step)
+                self.pools.record(_name(group.problem), [v.score or 0.0 for v in group.verdicts], self.step)
 
     def metrics(self) -> dict[str, Any]:
         row: dict[str, Any] = {"data/dropped_prompts": self.counts["drop"], "data/cut_prompts": self.counts["cut"]}
@@ -131,14 +132,21 @@ class DataSource:
 
     def save(self, folder: Path) -> None:
         state = {name: getattr(self, name) for name in ("cursors", "credits", "next_group", "counts")}
-        state |= {"returned": self._returned, "pools": self.pools.state() if self.pools is not None else None}
+        state |= {"returned": self._returned, "pools": self.pools.state(self.step) if self.pools is not None else None}
         storage.write_bytes(folder / "data.json", json.dumps(state).encode())
 
-    def load(self, folder: Path) -> None:
+    def load(self, folder: Path, step: int) -> None:
+        """Go on where a checkpoint was, in a run that has done `step` steps; domains that are not here are forgotten."""
+        self.step = step
         state = json.loads((folder / "data.json").read_text())
         for name in self.tasks.keys() & state["cursors"].keys():
             self.cursors[name], self.credits[name] = state["cursors"][name], state["credits"][name]
         self.next_group = state["next_group"]
-        self.counts, self._returned = Counter(state["counts"]), [(domain, place) for domain, place in state["returned"]]
+        self.counts, self._returned = Counter(state["counts"]), [(d, place) for d, place in state["returned"] if d in self.tasks]
         if self.pools is not None and state["pools"] is not None:
-            self.pools.restore(state["pools"])
+            self.pools.restore(state["pools"], step)
+
+
+def _name(problem: Problem) -> str:
+    """What a problem is known by: its id within its domain."""
+    return f"{problem.domain}/{problem.id}"

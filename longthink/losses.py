@@ -6,7 +6,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-__all__ = ["correction", "kl_estimate", "sequence_ratio", "surrogate", "token_weights"]
+__all__ = ["MAX_LOG_RATIO", "correction", "kl_estimate", "sequence_ratio", "surrogate", "token_weights"]
+
+MAX_LOG_RATIO = 20.0  # beyond it exp overflows sooner or later, and 0 · inf in its gradient is no number
 
 Aggregation = Literal["token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "constant"]
 
@@ -37,14 +39,14 @@ def surrogate(
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
     """The clipped policy loss per token, and 1.0 where a clip took the gradient away.
 
-    -min(ratio·A, clip(ratio, 1-clip_low, 1+clip_high)·A), ratio = exp(log_ratio); with `dual_clip` c > 1 no less than c·A
-    where A < 0, so that a token the policy now makes much likelier cannot pull without bound.
+    -min(ratio·A, clip(ratio, 1-clip_low, 1+clip_high)·A), ratio = exp(log_ratio within ±20); with `dual_clip` c > 1 no less
+    than c·A where A < 0, so that a token the policy now makes much likelier cannot pull without bound.
     Source: GRPO (DeepScaleR 2, symmetric 0.2); decoupled bounds from DAPO, used by SIRI (0.2/0.28) and
     NVIDIA (0.2/0.4); dual clip from Ye et al. 2020, on in verl's code with c = 3.
 
     Example: ratio 1.5, A = 1, clip_high 0.28 gives -1.28 and 1.0; ratio 5, A = -1, dual_clip 3 gives 3 and 1.0.
     """
-    ratio = torch.exp(log_ratio)
+    ratio = torch.exp(log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO))
     free = ratio * advantages
     bound = ratio.clamp(1.0 - clip_low, 1.0 + clip_high) * advantages
     gain, clipped = torch.minimum(free, bound), bound < free
@@ -68,7 +70,7 @@ def correction(
     >>> [correction(torch.log(torch.tensor([0.5, 1.0, 4.0])), kind, 0.75, 2.0).tolist() for kind in ("truncate", "mask")]
     [[0.5, 1.0, 2.0], [0.0, 1.0, 0.0]]
     """
-    ratio = torch.exp(log_ratio.detach())
+    ratio = torch.exp(log_ratio.detach().clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO))
     match kind:
         case "none":
             return torch.ones_like(ratio)
@@ -81,13 +83,14 @@ def correction(
 def kl_estimate(log_ratio: Float[Tensor, " n"], kind: Literal["k1", "k2", "k3"] = "k3") -> Float[Tensor, " n"]:
     """An estimate of KL(policy || reference) per token from log_ratio = policy - reference; d = -log_ratio within ±20.
 
-    For the KL of whole responses, as Open-RS eq. 1 is written, `log_ratio` is brought to that level by `sequence_ratio`.
+    For the KL of whole responses, as Open-RS eq. 1 is written, `log_ratio` is brought to that level by `sequence_ratio`; a
+    long response's sum soon meets the bounds, where no gradient is left, which is why the papers' code is per token.
     k1 = -d, unbiased and of either sign; k2 = d²/2; k3 = exp(d) - d - 1, never negative. The last two are clamped to at most
     10. As a loss, k1's expected gradient is zero and k2's is the KL's own.
     Source: Schulman 2020; k3 is DeepScaleR's code ("low_var_kl", clamped to [-10, 10]), Open-RS and NVIDIA; k1 in the reward
     is STILL-3's code; k2 is NeMo RL's later ProRL.
     """
-    d = (-log_ratio).clamp(-20.0, 20.0)
+    d = (-log_ratio).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     match kind:
         case "k1":
             return -d
@@ -109,8 +112,8 @@ def token_weights(
 
     token_mean: 1/num_tokens. seq_mean_token_mean: 1/(num_sequences · tokens of its sequence).
     seq_mean_token_sum: 1/num_sequences. constant: 1/(num_sequences · normalizer), whatever the lengths.
-    Counts are of loss tokens over the whole mini-batch, zero-advantage rows included; a sequence without loss
-    tokens still counts as a sequence. `sequence` [n] says whose token it is, `lengths` [B] how many loss tokens
+    Counts are of loss tokens over the whole mini-batch, zero-advantage rows included; `num_sequences` are those with a loss
+    token. `sequence` [n] says whose token it is, `lengths` [B] how many loss tokens
     each sequence has.
     Source: the five papers write seq_mean_token_mean, most of their code takes token_mean; constant is Dr. GRPO's (2025,
     section 3.1), whose normalizer is the longest response allowed.

@@ -10,7 +10,7 @@ __all__ = ["Pools"]
 
 
 class Pools:
-    """The pass rates of the problems drawn so far, by problem id, and who rests until which step.
+    """The pass rates of the problems drawn so far, by name, and who rests until which step.
 
     A problem's pools are `new` (never drawn), `hard`, `middle` and `easy`, by the mean of its last `memory` pass rates. When its
     turn comes, a problem is taken with a probability of its pool's weight over the largest weight, drawn from (seed, turn);
@@ -32,12 +32,12 @@ class Pools:
         return "hard" if mean < self.settings.hard_below else "easy" if mean > self.settings.easy_above else "middle"
 
     def takes(self, problem: str, turn: int, step: int) -> bool:
-        """Whether the problem whose turn it is is drawn in this step."""
+        """Whether the problem whose turn it is, the `turn`-th of its domain, is drawn in this step."""
         if self._rests.get(problem, 0) > step:
             return False
         weights = {name: float(getattr(self.settings, name)) for name in ("new", "hard", "middle", "easy")}
         share = weights[self.pool(problem)] / max(weights.values())
-        return share >= 1.0 or float(rng(self._seed, "pool", turn).random()) < share
+        return share >= 1.0 or float(rng(self._seed, "pool", problem, turn).random()) < share
 
     def record(self, problem: str, scores: Sequence[float], step: int) -> None:
         """Take in the scores of a problem's rollouts in this step."""
@@ -60,9 +60,11 @@ class Pools:
         resting = float(sum(until > step + 1 for until in self._rests.values()))
         return {f"pool/{name}": float(pools.count(name)) for name in ("hard", "middle", "easy")} | {"pool/resting": resting}
 
-    def state(self) -> dict[str, Any]:
-        return {"rates": self._rates, "rests": self._rests}
+    def state(self, step: int) -> dict[str, Any]:
+        """What is to be saved after this step; rests are counted from it."""
+        return {"rates": self._rates, "rests": {k: until - step for k, until in self._rests.items() if until > step}}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: Mapping[str, Any], step: int) -> None:
+        """Take in a saved state as that after this step."""
         self._rates = {k: list(v) for k, v in state["rates"].items()}
-        self._rests = dict(state["rests"])
+        self._rests = {k: left + step for k, left in state["rests"].items()}

@@ -6,15 +6,15 @@ from dataclasses import replace
 from longthink.tables import SelectionSettings
 from longthink.types import Group
 
-__all__ = ["in_band", "select"]
+__all__ = ["in_band", "leave_out_truncated", "select"]
 
 
 def in_band(group: Group, settings: SelectionSettings) -> bool:
     """Whether dynamic sampling keeps a group: its values differ by more than the tolerance, and low <= mean accuracy <= high.
 
-    Values are the verifier's scores (`metric` accuracy). With `metric` reward they are the rewards after shaping, and the mean
-    does not matter: with a length or format part no group has equal rewards, so this keeps groups that teach nothing about
-    the task. The tolerance is for verifiers that give wrong answers small scores.
+    Values are the verifier's scores (`metric` accuracy) of the counted rollouts. With `metric` reward they are the rewards after
+    shaping, and the mean does not matter: with a length or format part no group has equal rewards, so this keeps groups that
+    teach nothing about the task. The tolerance is for verifiers that give wrong answers small scores.
     Source: DAPO, NVIDIA 3.1.3 (drop 0 and 1); PRIME's band is 0.2 to 0.8.
 
     >>> from longthink.types import Problem, Verdict
@@ -24,31 +24,34 @@ def in_band(group: Group, settings: SelectionSettings) -> bool:
     >>> in_band(of(0, 0, 0, 1), SelectionSettings(low=0.2)), in_band(of(0.01, 0.05, 0.05), SelectionSettings(tolerance=0.1))
     (True, False)
     """
-    if settings.metric == "reward":
-        return max(group.rewards) - min(group.rewards) > settings.tolerance
-    scores = [v.score or 0.0 for v in group.verdicts]
+    counted = group.counted or (True,) * len(group.rewards)
+    rewards = [r for r, c in zip(group.rewards, counted, strict=True) if c]
+    scores = [v.score or 0.0 for v, c in zip(group.verdicts, counted, strict=True) if c]
+    if not scores or settings.metric == "reward":
+        return bool(rewards) and max(rewards) - min(rewards) > settings.tolerance
     return max(scores) - min(scores) > settings.tolerance and settings.low <= sum(scores) / len(scores) <= settings.high
 
 
-def select(groups: Sequence[Group], settings: SelectionSettings, truncated: str) -> list[Group]:
-    """The groups to train on, with `counted` and `trained` set where not every rollout is.
+def leave_out_truncated(group: Group, rule: str) -> Group:
+    """The group with `counted` and `trained` set where a response met the window.
 
-    `truncated` "exclude" takes truncated rollouts out of mean, std and loss (STILL-3's ORM), "mask" out of the loss alone
-    (DAPO's overlong filtering). Then QS and RS, if set; a group of which nothing is left to train on is dropped.
+    `rule` "exclude" takes it out of mean, std and loss (STILL-3's ORM), "mask" out of the loss alone (DAPO's overlong
+    filtering); any other leaves the group as it is.
     """
-    kept = [_without_truncated(g, truncated) for g in groups]
+    if rule not in ("exclude", "mask") or not any(r.truncated for r in group.rollouts):
+        return group
+    ended = tuple(not r.truncated for r in group.rollouts)
+    return replace(group, trained=ended, counted=ended if rule == "exclude" else ())
+
+
+def select(groups: Sequence[Group], settings: SelectionSettings) -> list[Group]:
+    """The groups to train on after QS and RS, if set; a group of which nothing is left to train on is dropped."""
+    kept = list(groups)
     if settings.questions == "longer_right":
         kept = [g for g in kept if _right_is_longer(g)]
     if settings.responses == "pair":
         kept = [pair for g in kept if (pair := _pair(g, settings.pair_advantage == "pair")) is not None]
     return [g for g in kept if not g.trained or any(g.trained)]
-
-
-def _without_truncated(group: Group, rule: str) -> Group:
-    if rule not in ("exclude", "mask") or not any(r.truncated for r in group.rollouts):
-        return group
-    ended = tuple(not r.truncated for r in group.rollouts)
-    return replace(group, trained=ended, counted=ended if rule == "exclude" else ())
 
 
 def _lengths(group: Group) -> tuple[dict[int, int], dict[int, int]]:

@@ -27,8 +27,8 @@ class _Part:
 class Parts:
     """The parts of a reward, from the recipe's `[[shape]]` tables: kind, name (the kind unless given), weight, gate.
 
-    reward = (sum of weight · value over the parts) · (product of the gates' values). Without tables it is the verifier's
-    score. Raises: RecipeError for a table that is no part.
+    reward = (sum of weight · value over the parts) · (product of the gates' values); a sum below 0 stays, or a closed gate would
+    forgive a penalty. Without tables it is the verifier's score. Raises: RecipeError for a table that is no part.
     """
 
     def __init__(self, tables: Sequence[Mapping[str, Any]] = ()) -> None:
@@ -55,6 +55,8 @@ class Parts:
         A part that reads the text has been graded: its value is in the verdict's `detail["parts"]`. A rollout without a score
         has a reward of 0.
         """
+        if not group:
+            return []
         outcomes = [Outcome(v.score or 0.0, r.num_tokens, len(r.text), r.window, r.truncated) for r, v in group]
         values: dict[str, list[float]] = {}
         for p in self._parts:
@@ -65,7 +67,7 @@ class Parts:
         found = []
         for i, outcome in enumerate(outcomes):
             total = sum(p.weight * values[p.name][i] for p in self._parts if not p.gate) if self._parts else outcome.score
-            reward = total * math.prod(values[p.name][i] for p in self._parts if p.gate)
+            reward = total * math.prod(values[p.name][i] for p in self._parts if p.gate) if total > 0 else total
             if truncated_reward is not None and outcome.truncated:
                 reward = truncated_reward
             if group[i][1].score is None:

@@ -32,6 +32,7 @@ from longthink.stages import stage_end
 from longthink.summarize import summarize
 from longthink.tasks.base import Task
 from longthink.tensorboard import TensorBoard
+from longthink.trial import tried_files
 from longthink.types import Batch, Sampling
 
 __all__ = ["Parent", "Training", "train"]
@@ -88,6 +89,7 @@ class Training:
         pools = Pools(recipe.pools, recipe.seed) if recipe.pools else None
         weighted = {d.name: (self.tasks[d.name], d.weight) for d in recipe.domains}
         self.data = DataSource(weighted, self.tokenizer, self.limits, pools)
+        tried_files(self.tasks, rewards, self.grading.parts.verifiers)
         if recipe.validation.every:
             for task in self.tasks.values():
                 task.size("validation")
@@ -127,14 +129,14 @@ class Training:
             parent = Parent(Path(line["parent"]), optimizer=line["with_optimizer"], data=line["with_data"])
         if found is not None:
             self._saved = self.run.step
-            self.data.load(found)
+            self.data.load(found, self.run.step)
             self.cluster.load(found, optimizer=True)
             self.cluster.sync(self.run.policy_version)
             return
         if parent is not None:
             self.cluster.load(parent.folder, optimizer=parent.optimizer)
             if parent.data:
-                self.data.load(parent.folder)
+                self.data.load(parent.folder, 0)
         if self.recipe.loss.kl:
             self.cluster.freeze_reference()
         self.cluster.sync(0)

@@ -150,8 +150,9 @@ class Group:
 
     @property
     def constant(self) -> bool:
-        """True when no rollout is better than another: such a group carries no signal."""
-        return max(self.rewards) == min(self.rewards)
+        """True when no counted rollout is better than another: such a group carries no signal."""
+        counted = self.counted or (True,) * len(self.rewards)
+        return len({reward for reward, counts in zip(self.rewards, counted, strict=True) if counts}) < 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)

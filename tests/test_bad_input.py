@@ -129,6 +129,10 @@ def test_recipes(model: Path, tmp_path: Path, changes: dict[str, object], words:
         ({"shape": [{"kind": "accuracy", "weight": 0.0}]}, "every weight is 0"),
         ({"shape": [{"kind": "acuracy"}]}, "did you mean accuracy"),
         ({"pools": {"retire_right": 2}}, "problems that come again"),
+        ({"reference": {"optimizer": "reset"}, "loss": {"kl": 0.1}}, "does nothing without reference.replace_every"),
+        ({"stage": [{"until": {"foo": 1}}], "validation": {"every": 1}}, "has no `kind`"),
+        ({"stage": [{"until": {"kind": "lenghten"}}], "validation": {"every": 1}}, "expected one of lengthen"),
+        ({"loss": {"kind": "nll"}, "shape": [{"kind": "accuracy"}]}, "does not look at"),
         ({"reward": {"kind": "file", "path": "nowhere.py"}}, "nowhere.py cannot be read"),
     ],
 )

@@ -127,6 +127,39 @@ def test_pools_without_problems_to_draw_take_any():
     assert len(names(data.draw(4))) == 4
 
 
+def test_rests_outlast_many_skips():
+    """Of 300 problems 100 rest and 200 are seldom taken: drawing 64 of those passes by more than a round of the data."""
+    data = source(1.0, pools=Pools(PoolSettings(retire_right=1, hard=0.05), 0), count=300)
+    data.begin(1)
+    drawn = data.draw(300)
+    verdicts = [(1.0, 1.0) if i < 100 else (0.0, 0.0) for i in range(300)]
+    made = [scored_group(*((s, 5) for s in scores)) for scores in verdicts]
+    data.record([type(g)(p, g.rollouts, g.verdicts, g.rewards) for g, (_, p, _) in zip(made, drawn, strict=True)])
+    data.begin(2)
+    assert not {f"a{i}" for i in range(100)} & set(names(data.draw(64)))
+
+
+def test_domains_with_equal_ids_do_not_share_a_rest():
+    tasks = {name: (Numbers(letter="n", count=4), 1.0) for name in ("math", "code")}
+    data = DataSource(tasks, Lengths(), WIDE, Pools(PoolSettings(retire_right=1), 0))
+    data.begin(1)
+    drawn = data.draw(8)
+    made = [scored_group((1.0, 5), (1.0, 5)) if p.domain == "math" else scored_group((1.0, 5), (0.0, 5)) for _, p, _ in drawn]
+    data.record([type(g)(p, g.rollouts, g.verdicts, g.rewards) for g, (_, p, _) in zip(made, drawn, strict=True)])
+    data.begin(2)
+    assert {problem.domain for _, problem, _ in data.draw(8)} == {"code"}
+
+
+def test_a_branch_forgets_domains_it_does_not_have(tmp_path):
+    parent = source(0.5, 0.5)
+    parent.begin(1)
+    parent.give_back([group for group, _, _ in parent.draw(4)])
+    parent.save(tmp_path)
+    child = source(1.0)
+    child.load(tmp_path, 0)
+    assert {problem.domain for _, problem, _ in child.draw(6)} == {"a"}
+
+
 def test_pools_need_problems_that_come_again():
     with pytest.raises(TaskError, match="pools need problems that come again"):
         source(1.0, pools=Pools(PoolSettings(), 0), count=None)
@@ -144,7 +177,7 @@ def test_a_saved_source_goes_on_where_it_was(tmp_path):
     one.record([type(g)(p, g.rollouts, g.verdicts, g.rewards) for g, (_, p, _) in zip(groups, drawn, strict=True)])
     one.save(tmp_path)
     other = made()
-    other.load(tmp_path)
+    other.load(tmp_path, 1)
     for step in (2, 3):
         one.begin(step)
         other.begin(step)

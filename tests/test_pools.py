@@ -53,7 +53,7 @@ def test_state_survives_json():
     for step in range(6):
         pools.record(f"p{step % 3}", [float(step % 2)], step)
     other = Pools(PoolSettings(retire_right=1, easy=0.5), seed=3)
-    other.restore(json.loads(json.dumps(pools.state())))
+    other.restore(json.loads(json.dumps(pools.state(5))), 5)
     names = ["p0", "p1", "p2", "p3"]
     assert [other.takes(n, t, 50) for n in names for t in range(20)] == [pools.takes(n, t, 50) for n in names for t in range(20)]
     assert other.counts(6) == pools.counts(6)
@@ -71,3 +71,12 @@ def test_contradictory_pools_are_refused(pools, words):
     base = {"name": "r", "model": {"path": "m"}, "task": {"kind": "countdown"}, "reward": {"kind": "countdown"}}
     with pytest.raises(RecipeError, match=words):
         parse_recipe(base | {"pools": pools}, "r")
+
+
+def test_a_branch_counts_its_own_steps():
+    """What rests for 3 more steps after step 500 of the parent rests for 3 steps of the child."""
+    pools = Pools(PoolSettings(retire_right=1, rest_steps=3), seed=0)
+    pools.record("p", [1.0], 500)
+    child = Pools(PoolSettings(retire_right=1, rest_steps=3), seed=0)
+    child.restore(pools.state(500), 0)
+    assert [child.takes("p", 0, step) for step in (1, 2, 3, 4)] == [False, False, False, True]

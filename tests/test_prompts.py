@@ -75,3 +75,12 @@ def test_a_task_takes_a_prompt_by_name(tmp_path: Path):
 def test_prompts_that_cannot_be_are_refused(tmp_path: Path, fields, words):
     with pytest.raises(RecipeError, match=words):
         file_task(tmp_path, **fields)
+
+
+def test_a_conversation_far_down_the_file_is_found_at_the_first_use(tmp_path: Path):
+    task = file_task(tmp_path, prompt="still_short")
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    rows = [{"problem": "1 + 1?", "answer": "2"}] * 5 + [{"problem": turns, "answer": "2"}]
+    (tmp_path / "d.json").write_text(json.dumps(rows))
+    with pytest.raises(TaskError, match="row 5 is a conversation"):
+        task.problem("test", 0)

@@ -118,6 +118,7 @@ def test_a_stages_cycle_begins_with_the_stage_and_a_window_ends_it():
         ({"rollout": {"cycle": CYCLE | {"first": "expansion"}}}, "is for a stair"),
         ({"stage": [{"window": 5, "cycle": CYCLE}]}, "expected one of them"),
         ({"rollout": {"cycle": CYCLE | {"shape": "sine"}}}, "stair_cosine"),
+        ({"rollout": {"cycle": CYCLE}, "validation": {"every": 1}}, "set validation.window"),
     ],
 )
 def test_contradictory_cycles_are_refused(changes, words):

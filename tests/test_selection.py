@@ -11,11 +11,19 @@ from support import scored_group
 from longthink.advantage import advantages
 from longthink.errors import RecipeError
 from longthink.recipe import parse_recipe
-from longthink.selection import in_band, select
+from longthink.selection import in_band, leave_out_truncated
+from longthink.selection import select as chosen_from
 from longthink.tables import AdvantageSettings, SelectionSettings
 from longthink.types import Batch
 
 PLAIN = SelectionSettings()
+
+
+def select(groups, settings, truncated):
+    """What is chosen of these groups under a rule for truncated responses."""
+    return chosen_from([leave_out_truncated(g, truncated) for g in groups], settings)
+
+
 QS = SelectionSettings(questions="longer_right")
 RS = SelectionSettings(responses="pair")
 
@@ -80,6 +88,13 @@ def test_dapo_leaves_them_out_of_the_loss_alone():
     root = np.sqrt(1 / 3)
     assert values == pytest.approx([0.5 / root, -0.5 / root, -0.5 / root, 0.5 / root])
     assert batch.loss_mask.sum() == 5 + 6 + 7
+
+
+def test_groups_without_contrast_among_those_that_ended_teach_nothing():
+    group = leave_out_truncated(scored_group((1.0, 5), (1.0, 6), (0.0, 100)), "exclude")
+    assert group.constant and not in_band(group, PLAIN)
+    masked = leave_out_truncated(scored_group((1.0, 5), (1.0, 6), (0.0, 100)), "mask")
+    assert not masked.constant and in_band(masked, PLAIN)  # the truncated one still moves the mean
 
 
 def test_a_group_that_met_the_window_altogether_is_dropped():
@@ -150,9 +165,11 @@ def test_what_is_selected_was_there_and_a_pair_is_two(members):
     ("changes", "words"),
     [
         ({"selection": {"questions": "longer_right"}, "rollout": {"group_size": 1}}, "a group of one has no advantage"),
-        ({"selection": {"low": 0.9, "high": 0.1}}, "above selection.high"),
+        ({"selection": {"dynamic": "shrink", "low": 0.9, "high": 0.1}}, "above selection.high"),
         ({"selection": {"pair_advantage": "pair"}}, "needs selection.responses"),
-        ({"selection": {"metric": "reward", "low": 0.1}}, "a band of accuracy"),
+        ({"selection": {"dynamic": "shrink", "metric": "reward", "low": 0.1}}, "a band of accuracy"),
+        ({"selection": {"low": 0.2, "high": 0.8}}, "selection.low does nothing"),
+        ({"rollout": {"truncated_reward": -2.0}}, "truncated_reward does nothing"),
         ({"selection": {"oversample": 2.0}}, "needs selection.dynamic"),
         ({"selection": {"dynamic": "shrink"}, "loss": {"kind": "nll"}}, "none to compare"),
         ({"rollout": {"truncated": "mask"}, "loss": {"kind": "nll"}}, "is for loss.kind = 'grpo'"),

@@ -32,6 +32,17 @@ def test_still_3s_gate_takes_everything():
     assert str(Parts(tables)) == "(1 · accuracy) · gate"
 
 
+def test_a_gate_forgives_no_penalty():
+    """A wrong answer is -1; one that did not end is no better off for its coefficient of 0."""
+    group = scored_group((1.0, 5), (0.0, 5), (0.0, 100))
+    tables = [{"kind": "accuracy", "wrong": -1.0}, {"kind": "stop", "gate": True}]
+    assert rewards(tables, group) == [1.0, -1.0, -1.0]
+
+
+def test_no_rollouts_no_rewards():
+    assert Parts([{"kind": "kimi"}, {"kind": "actions"}]).rewards([], -1.0) == []
+
+
 def test_a_truncated_response_is_penalised_whatever_its_parts():
     group = scored_group((1.0, 5), (0.0, 100))
     assert rewards([{"kind": "accuracy"}, {"kind": "length", "weight": 5.0}], group, -1.0) == [1.25, -1.0]
@@ -58,6 +69,8 @@ def test_values_of_the_parts_are_reported():
         ([{"kind": "accuracy", "weight": "much"}], "weight is 'much', expected a number"),
         ([{"kind": "accuracy", "gate": 1}], "gate = true or false"),
         ([{"kind": "overlong"}], "buffer"),
+        ([{"kind": "cosine", "unit": "characters"}], "set max_length"),
+        ([{"kind": "language", "scripts": ["chinese"]}], "begins with CHINESE"),
     ],
 )
 def test_tables_that_are_no_parts_are_refused(tables, words):
@@ -72,6 +85,7 @@ def test_tables_that_are_no_parts_are_refused(tables, words):
         ([{"kind": "format", "name": "a"}, {"kind": "length", "name": "a"}], "a is there twice"),
         ([{"kind": "accuracy", "weight": 0.0}, {"kind": "length", "weight": 0}], "every weight is 0"),
         ([{"kind": "stop", "gate": True}], "all are gates"),
+        ([{"kind": "overlong", "buffer": 192}], "no smaller than the smallest window, 192"),
     ],
 )
 def test_contradictory_parts_are_refused(shape, words):

@@ -20,7 +20,7 @@ from longthink.errors import LearnerError
 from longthink.folder import read_weights, write_weights
 from longthink.learners.head import logprobs_and_entropy
 from longthink.learners.packing import Plan, microbatches
-from longthink.losses import correction, kl_estimate, sequence_ratio, surrogate, token_weights
+from longthink.losses import MAX_LOG_RATIO, correction, kl_estimate, sequence_ratio, surrogate, token_weights
 from longthink.metrics import Sums
 from longthink.model import Decoder
 from longthink.schedules import kl_coefficient, learning_rate
@@ -217,7 +217,7 @@ class LocalLearner:
             clips = {"clip_low": loss.clip_low, "clip_high": loss.clip_high, "dual_clip": loss.dual_clip}
             per_token, clipped = surrogate(log_ratio, values(batch.advantages), **clips)
             if loss.old_logprobs == "learner":
-                drift = sequence_ratio(old - sampler, whose, loss.correction_level)
+                drift = sequence_ratio(old - sampler, whose, loss.correction_level).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
                 factor = correction(drift, loss.correction, loss.correction_low, loss.correction_high)
                 per_token = per_token * factor
                 sums.add("mismatch/corrected_share/mean", ((factor != drift.exp()) & (loss.correction != "none")).sum(), count)

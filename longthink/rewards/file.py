@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import math
+import numbers
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
+from longthink.errors import RecipeError
 from longthink.rewards.base import Reward
 from longthink.types import Verdict
 
@@ -54,8 +56,11 @@ class File(Reward):
         return hashlib.sha256(Path(self.path).read_bytes()).hexdigest()
 
     def prepare(self) -> None:
-        """Run the file. Raises: whatever the file raises."""
-        loaded(self.path, self.function)
+        """Run the file. Raises: RecipeError when it raises anything."""
+        try:
+            loaded(self.path, self.function)
+        except Exception as error:  # the file is the user's: anything at all
+            raise RecipeError(f"{self.path} cannot be run: {type(error).__name__}: {error}") from None
 
     def read(self, gold: Any) -> Any:
         return gold
@@ -65,9 +70,7 @@ class File(Reward):
 
     def judge(self, answer: str, gold: Any) -> Verdict:
         value = loaded(self.path, self.function)(answer, gold)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            value = float(value) if isinstance(value, bool) else math.nan
-        if not math.isfinite(value):
+        if not isinstance(value, numbers.Real) or not math.isfinite(value):
             raise ValueError(f"{self.function} of {self.path} returned {value!r}, expected a finite number")
         return Verdict(float(value), "ok")
 

@@ -3,7 +3,7 @@
 import unicodedata
 from functools import lru_cache
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from longthink.rewards.base import TextReward
 
@@ -23,10 +23,26 @@ class Language(TextReward):
 
     scripts: tuple[str, ...] = Field(("LATIN", "GREEK"), min_length=1)
 
+    @field_validator("scripts")
+    @classmethod
+    def _known(cls, scripts: tuple[str, ...]) -> tuple[str, ...]:
+        named = tuple(s.upper() for s in scripts)
+        if unknown := sorted(set(named) - all_scripts()):
+            raise ValueError(
+                f"no letter's Unicode name begins with {unknown[0]}; for example LATIN, GREEK, CYRILLIC, CJK, ARABIC"
+            )
+        return named
+
     def score(self, response: str) -> float:
         letters = [c for c in response if c.isalpha()]
         inside = sum((c.isascii() and "LATIN" in self.scripts) or script(c) in self.scripts for c in letters)
         return inside / len(letters) if letters else 1.0
+
+
+@lru_cache(maxsize=1)
+def all_scripts() -> set[str]:
+    """The scripts of the letters of Unicode's first plane."""
+    return {script(chr(i)) for i in range(0x10000) if chr(i).isalpha()} - {""}
 
 
 @lru_cache(maxsize=100_000)

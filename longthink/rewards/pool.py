@@ -20,7 +20,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Hashable
 from pathlib import Path
-from subprocess import PIPE, Popen
+from subprocess import PIPE, Popen, TimeoutExpired
 from typing import Any, Literal, NamedTuple, Protocol, Self
 
 from longthink.errors import RewardError
@@ -32,6 +32,7 @@ __all__ = ["Grader", "RewardPool"]
 COMMAND = [sys.executable, "-m", "longthink.rewards.worker"]
 MAX_JOBS = 8  # in flight per worker: hides the round trip, and a hanging job holds up no more than these
 MAX_BYTES, CHUNK_BYTES = 1 << 20, 1 << 16  # in flight per worker, unless a single job is larger; in one read or write
+LAST_WORDS_S = 2.0  # for a worker that ends before it has begun to say why
 START_S = 120.0  # a cold disk may take this long to load the libraries
 RETIRE_AFTER = 5_000  # jobs
 MAX_FRUITLESS = 3  # losses in a row per worker without a job to show for them
@@ -275,12 +276,15 @@ class RewardPool:
 
     def _lose(self, worker: Worker, status: Literal["timeout", "crash"]) -> None:
         """Replace a worker; the job it was at has no score, those behind it go to the front of the queue."""
+        if status == "crash" and not worker.is_ready:
+            with contextlib.suppress(TimeoutExpired):
+                worker.process.wait(LAST_WORDS_S)
         self._remove(worker)
         first = worker.jobs[0].deadline_s if worker.jobs else 0.0
         why = f"no answer in {first} s" if status == "timeout" and worker.is_ready else worker.last_words()
         worker.close()
         if not worker.is_ready:
-            raise RewardError(f"reward {self._tables[self._reward]}: a worker did not start ({why})")
+            raise RewardError(f"reward {self._reward.kind}: a worker did not start ({why})")
         if worker.jobs and worker.unsent_of_first() < len(worker.jobs[0].line):
             self._decide(worker.jobs.popleft(), Verdict(None, status, detail={"why": why}))
         else:

@@ -11,6 +11,7 @@ import json
 import os
 import resource
 import signal
+import sys
 from typing import Any
 
 from longthink.errors import LongthinkError
@@ -46,7 +47,10 @@ def main() -> None:
             answer({"prepared": name})
         return rewards[name]
 
-    prepared(jobs.readline().decode("ascii").rstrip("\n"))
+    try:
+        prepared(jobs.readline().decode("ascii").rstrip("\n"))
+    except LongthinkError as refusal:
+        sys.exit(str(refusal))
     for line in jobs:
         job = json.loads(line)
         try:

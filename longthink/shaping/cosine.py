@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from longthink.shaping.base import Outcome, Shape
 
@@ -31,6 +31,12 @@ class Cosine(Shape):
     max_length: int = Field(0, ge=0, description="in `unit`; 0 for the window, which needs tokens")
     unit: Literal["tokens", "characters"] = "tokens"
     clamp: bool = True
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> Self:
+        if self.unit == "characters" and not self.max_length:
+            raise ValueError("unit is characters without max_length; the window, its default, is in tokens: set max_length")
+        return self
 
     def values(self, group: Sequence[Outcome]) -> list[float]:
         return [self._value(o) for o in group]

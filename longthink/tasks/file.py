@@ -36,6 +36,7 @@ GOLD_COLUMNS = (
 )
 AFTER_HASHES = re.compile(r"^####[ \t]*(\S.*)\s*\Z", re.MULTILINE)
 MISSING = object()
+MAX_FILES = 256  # kept in memory: the domains of a mixture are walked in turn
 
 
 class Row(NamedTuple):
@@ -108,7 +109,12 @@ class File(Task):
                 f"{path}: {e.strerror or e}; expected a {FORMATS} file (relative paths start at {Path.cwd()}), fix task.{split}"
             ) from None
         fields = self.model_dump(include={"limit", "empty_golds", "prompt_column", "gold_column"})
-        return _load(path, changed, **fields)
+        rows = _load(path, changed, **fields)
+        if self.prompt and PROMPTS[self.prompt].text:
+            talk = next((row.number for row in rows if sum(m["role"] != "system" for m in row.messages) > 1), None)
+            if talk is not None:
+                raise TaskError(f"{path}: row {talk} is a conversation; prompt {self.prompt!r} is a text around one question")
+        return rows
 
     def _prompt(self, messages: tuple[dict[str, str], ...]) -> tuple[dict[str, str], ...]:
         """The row's messages with `prompt`, `system` and `prompt_suffix` put in."""
@@ -124,12 +130,12 @@ class File(Task):
         return tuple(prompt)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=MAX_FILES)
 def _order(seed: int, size: int, epoch: int) -> Ints:
     return rng(seed, "file", "order", epoch).permutation(size)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=MAX_FILES)
 def _load(path: Path, changed: int, *, limit: int, empty_golds: str, prompt_column: str, gold_column: str) -> tuple[Row, ...]:
     """The rows to use among the first `limit`; `changed` only makes an edited file a new entry of the cache."""
     table = _read(path)[: limit or None]

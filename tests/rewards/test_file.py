@@ -4,13 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from longthink.check import tried_files
 from longthink.errors import RecipeError, RewardError
 from longthink.part import load_part
 from longthink.recipe import parse_recipe
 from longthink.rewards.base import Reward
+from longthink.rewards.countdown import Countdown as Verifier
 from longthink.rewards.pool import RewardPool
 from longthink.shape import pin_files
+from longthink.tasks.countdown import Countdown
+from longthink.trial import tried_files
 from longthink.types import Problem
 
 GOOD = "def score(response, gold):\n    return float(str(gold) in response)\n"
@@ -89,13 +91,40 @@ def test_servers_are_not_made_to_run_files(tmp_path):
 
 
 def test_check_tries_the_file_on_sample_responses(tmp_path):
-    problem = Problem("p", (), 42)
+    tasks = {"": Countdown()}
     good = load_part(Reward, {"kind": "file", "path": written(tmp_path, GOOD)})
-    (line,) = tried_files({"": good}, [problem])
-    assert "gives 0.0 to nothing, 1.0 to the gold" in line
+    (line,) = tried_files(tasks, {"": good}, {})
+    assert line.startswith("reward: ") and "gives 0.0 to nothing, 1.0 to the gold" in line
     (tmp_path / "bad").mkdir()
     bad = load_part(
         Reward, {"kind": "file", "path": written(tmp_path / "bad", "def score(response, gold): return 1 / len(response)\n")}
     )
     with pytest.raises(RewardError, match="fails on a sample response: ZeroDivisionError"):
-        tried_files({"": bad}, [problem])
+        tried_files(tasks, {"": Verifier()}, {"bad": bad})
+
+
+def test_a_file_that_cannot_be_run_is_one_sentence(tmp_path):
+    reward = load_part(Reward, {"kind": "file", "path": written(tmp_path, "import nosuchmodule\n" + GOOD)})
+    for rewards, parts in (({"": reward}, {}), ({"": Verifier()}, {"mine": reward})):
+        with pytest.raises(RewardError, match=r"mine\.py cannot be run: ModuleNotFoundError: No module named") as error:
+            tried_files({"": Countdown()}, rewards, parts)
+        assert "Traceback" not in str(error.value)
+
+
+def test_every_domain_tries_its_own_file_on_its_own_problem(tmp_path):
+    text = "def score(response, gold):\n    return float(gold['target'] > 0)\n"
+    reward = load_part(Reward, {"kind": "file", "path": written(tmp_path, text)})
+
+    class Words(Countdown):
+        def problem(self, split, index):
+            return Problem("w", (), "seven")
+
+    assert len(tried_files({"a": Words(), "b": Countdown()}, {"a": Verifier(), "b": reward}, {})) == 1
+
+
+def test_what_else_a_function_may_return(tmp_path):
+    values = "{'f': numpy.float32(0.5), 'i': numpy.int64(1), 't': True}"
+    text = f"import numpy\ndef score(response, gold):\n    return {values}[response]\n"
+    assert [v.score for v in verdicts({"path": written(tmp_path, text)}, "f", "i", "t")] == [0.5, 1.0, 1.0]
+    (none,) = verdicts({"path": written(tmp_path, "def score(response, gold): return None\n")}, "x")
+    assert "returned None, expected a finite number" in none.detail["why"]
