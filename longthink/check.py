@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from longthink.control.base import Trigger
-from longthink.data import prompt_ids, refuse_unusable
+from longthink.data import load_domains, prompt_ids, refuse_unusable
 from longthink.engines.cache import SlotCache
 from longthink.errors import LongthinkError, RecipeError, TaskError
 from longthink.fit import prompt_limits, refuse_misfit
@@ -15,6 +15,7 @@ from longthink.model import ModelConfig
 from longthink.part import load_part
 from longthink.recipe import Recipe
 from longthink.rewards.base import BAD_GOLD, Reward
+from longthink.rewards.file import File
 from longthink.rewards.pool import RewardPool
 from longthink.schedules import window_at
 from longthink.settings import fold
@@ -38,15 +39,14 @@ def check(recipe: Recipe, *, golds: int) -> int:
     if golds < 0:
         raise RecipeError(f"--golds is {golds}, expected at least 0")
     recipe = pin_files(recipe)
-    tasks = {d.name: load_part(Task, d.task) for d in recipe.domains}
+    tasks, rewards = load_domains(recipe)
     refuse_unusable(tasks, recipe.pools is not None)
-    rewards = {d.name: load_part(Reward, d.reward) for d in recipe.domains}
     parts = Parts(recipe.shape)
     if recipe.probe.every:
-        load_part(Reward, recipe.probe.reward)
-    for stage in recipe.stage:
+        load_part(Reward, recipe.probe.reward, "probe.reward")
+    for index, stage in enumerate(recipe.stage):
         if stage.until:
-            load_part(Trigger, stage.until)
+            load_part(Trigger, stage.until, f"stage.{index}.until")
     if recipe.validation.every:
         for task in tasks.values():
             task.size("validation")
@@ -64,6 +64,8 @@ def check(recipe: Recipe, *, golds: int) -> int:
                 f"every prompt is longer than rollout.max_prompt_tokens = {recipe.rollout.max_prompt_tokens}; raise it"
             )
         if kept:
+            first = next(ids for ids in lengths if ids is not None)
+            print(f"first prompt: {shortened(model.tokenizer.inner.decode(first.tolist()))}")
             print(f"prompts: {min(kept)} to {max(kept)} tokens, {len(lengths) - len(kept)} of {len(lengths)} dropped as too long")
     print("\n".join(arithmetic(resolve_if_possible(recipe), model.config if model else None)))
     if parts.names:
@@ -104,6 +106,8 @@ def refused_golds(
             task, reward = tasks[problem.domain], rewards[problem.domain]
             try:
                 reward.read(problem.gold)
+                if isinstance(reward, File):  # what a right answer earns is its own affair
+                    continue
                 response = task.gold_response(problem) or reward.example(problem.gold)
             except BAD_GOLD as error:
                 refused[index] = f"cannot be used: {error}"
@@ -118,6 +122,11 @@ def refused_golds(
 def short(gold: object) -> str:
     text = repr(gold)
     return text if len(text) <= 100 else f"{text[:100]}…"
+
+
+def shortened(text: str) -> str:
+    """A prompt on one line: all of it, or its beginning and its end."""
+    return repr(text if len(text) <= 400 else f"{text[:150]} … {text[-250:]}")
 
 
 def count_parameters(c: ModelConfig) -> int:
@@ -143,6 +152,7 @@ def arithmetic(recipe: Recipe, config: ModelConfig | None) -> list[str]:
         f"at most {r.prompts * r.group_size * window:,} tokens at window {window}",
         f"updates: {updates} a step, each over {minibatch} prompts = {minibatch * r.group_size} rollouts, "
         f"computed {s.microbatch_tokens:,} tokens at a time",
+        *_choice(recipe),
         f"budget: {recipe.budget.max_steps} steps"
         + (f" or {recipe.budget.max_generated_tokens:,} generated tokens" if recipe.budget.max_generated_tokens else ""),
     ]
@@ -157,6 +167,27 @@ def arithmetic(recipe: Recipe, config: ModelConfig | None) -> list[str]:
         if stage.cycle:
             lines += drawn(stage.cycle, stage.max_steps or recipe.budget.max_steps)
     return lines + (_memory(recipe, config) if config else [])
+
+
+def _choice(recipe: Recipe) -> list[str]:
+    """Lines about dynamic sampling, domains and pools, where there are any."""
+    s, prompts, lines = recipe.selection, recipe.rollout.prompts, []
+    if s.dynamic == "refill":
+        first = round(prompts * s.oversample)
+        most = (first + (s.max_rounds - 1) * prompts) * recipe.rollout.group_size
+        lines.append(
+            f"sampling: {first} prompts, then what is missing, for at most {s.max_rounds} rounds: at most {most:,} rollouts"
+        )
+    total = sum(d.weight for d in recipe.domains)
+    if recipe.domain:
+        lines.append("domains: " + ", ".join(f"{d.name} {d.weight / total:.0%}" for d in recipe.domains))
+    if p := recipe.pools:
+        rests = [f"{k} after {n} draws" for k, n in (("solved", p.retire_right), ("never solved", p.retire_wrong)) if n]
+        lines.append(
+            f"pools: new {p.new:g}, hard {p.hard:g}, middle {p.middle:g}, easy {p.easy:g}; "
+            + (f"rest for {p.rest_steps} steps when {' or '.join(rests)}" if rests else "none rests")
+        )
+    return lines
 
 
 def drawn(cycle: CycleSettings, steps: int) -> list[str]:

@@ -98,7 +98,7 @@ def collect(
     chosen = select(kept, selection)
     trained = sum(sum(g.trained) if g.trained else len(g.rollouts) for g in chosen)
     row = {"select/discarded_share": 1.0 - trained / len(scored), "select/rounds": float(rounds)}
-    return Collected(scored, groups, chosen, row | {"select/missing_prompts": float(settings.prompts - len(kept))})
+    return Collected(scored, groups, chosen, row | {"select/missing_prompts": float(settings.prompts - len(chosen))})
 
 
 def _requests(data: DataSource, count: int, settings: RolloutSettings, seed: int) -> list[Request]:
@@ -193,14 +193,17 @@ def _with_parts(verdict: Verdict, parts: Mapping[str, Verdict]) -> Verdict:
     )
 
 
-def rollout_rows(scored: Sequence[Scored], step: int) -> list[dict[str, Any]]:
-    """The journal's lines for a step: all that is needed to read, re-grade or replay its rollouts."""
+def rollout_rows(scored: Sequence[Scored], step: int, chosen: Sequence[Group] = ()) -> list[dict[str, Any]]:
+    """The journal's lines for a step: all that is needed to read, re-grade or replay its rollouts; `chosen` are trained on."""
+    trained = {r.id for g in chosen for r, t in zip(g.rollouts, g.trained or (True,) * len(g.rollouts), strict=True) if t}
     return [
         {
             "step": step,
             "group": r.id.group,
             "sample": r.id.sample,
             "problem": r.problem.id,
+            "domain": r.problem.domain,
+            "trained": r.id in trained,
             "prompt": [dict(m) for m in r.problem.prompt],
             "prompt_ids": r.prompt_ids.tolist(),
             "text": r.text,

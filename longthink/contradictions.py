@@ -41,7 +41,7 @@ def _parts(recipe: "Recipe") -> Iterator[str]:
     if twice := sorted({n for n in names if names.count(n) > 1}):
         yield f"shape: {twice[0]} is there twice; remove one, or give them different names (name = …)"
     weights = [t.get("weight", 1.0) for t in recipe.shape if not t.get("gate", False)]
-    if recipe.shape and all(w == 0 for w in weights if isinstance(w, int | float)):
+    if recipe.shape and all(isinstance(w, int | float) and w == 0 for w in weights):
         yield "shape: no part adds to the reward (every weight is 0, or all are gates), so every reward would be 0"
 
 
@@ -62,6 +62,9 @@ def _windows(recipe: "Recipe") -> Iterator[str]:
         yield "validation would follow the cycle's window, so that no two could be compared: set validation.window"
     widths = [recipe.rollout.window] if not recipe.rollout.cycle else []
     smallest = min([*widths, *(c.low for c in cycles), *(s.window for s in recipe.stage if s.window)])
+    graded = recipe.rollout.graded_tokens
+    if graded >= smallest:
+        yield f"rollout.graded_tokens is {graded}, no smaller than the smallest window, {smallest}: it does nothing"
     for table in recipe.shape:
         buffer = table.get("buffer", 0)
         if table.get("kind") == "overlong" and isinstance(buffer, int) and buffer >= smallest:

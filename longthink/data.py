@@ -10,12 +10,15 @@ from typing import Any
 from longthink import storage
 from longthink.errors import TaskError
 from longthink.folder import Tokenizer
+from longthink.part import load_part
 from longthink.pools import Pools
+from longthink.recipe import Recipe
+from longthink.rewards.base import Reward
 from longthink.tables import RolloutSettings
 from longthink.tasks.base import Task
 from longthink.types import Group, Ints, Problem
 
-__all__ = ["DataSource", "prompt_ids", "refuse_unusable"]
+__all__ = ["DataSource", "load_domains", "prompt_ids", "refuse_unusable"]
 
 
 def prompt_ids(
@@ -37,6 +40,13 @@ def prompt_ids(
     if counts is not None:
         counts[settings.long_prompts] += 1
     return None if settings.long_prompts == "drop" else ids[-settings.max_prompt_tokens :]
+
+
+def load_domains(recipe: Recipe) -> tuple[dict[str, Task], dict[str, Reward]]:
+    """Each domain's task and verifier, by its name."""
+    where = {d.name: f"domain.{i}." if recipe.domain else "" for i, d in enumerate(recipe.domains)}
+    tasks = {d.name: load_part(Task, d.task, f"{where[d.name]}task") for d in recipe.domains}
+    return tasks, {d.name: load_part(Reward, d.reward, f"{where[d.name]}reward") for d in recipe.domains}
 
 
 def refuse_unusable(tasks: Mapping[str, Task], pools: bool) -> None:

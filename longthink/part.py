@@ -36,11 +36,12 @@ class Part(BaseModel):
         return sorted(p.stem for p in folder.glob("*.py") if p.stem not in NOT_KINDS)
 
     @classmethod
-    def find(cls, kind: str) -> type[Self]:
+    def find(cls, kind: str, where: str = "") -> type[Self]:
         """The class behind `kind`. Raises: RecipeError naming the kinds there are."""
         family = cls.__module__.rsplit(".", 1)[0]
         if kind not in cls.kinds():
-            raise RecipeError(f"{family.split('.')[-1]}: kind is {kind!r}, expected one of {', '.join(cls.kinds())}")
+            place = where or family.split(".")[-1]
+            raise RecipeError(f"{place}: kind is {kind!r}, expected one of {', '.join(cls.kinds())}")
         module = importlib.import_module(f"{family}.{kind}")
         found = [
             c for c in vars(module).values() if inspect.isclass(c) and issubclass(c, cls) and c.__module__ == module.__name__
@@ -49,18 +50,19 @@ class Part(BaseModel):
         return found[0]
 
 
-def load_part(base: type[P], table: dict[str, Any]) -> P:
-    """Build the part a recipe table describes. Raises: RecipeError for an unknown kind or a wrong field."""
+def load_part(base: type[P], table: dict[str, Any], where: str = "") -> P:
+    """Build the part a recipe table describes; `where` is the table's place. Raises: RecipeError for a wrong kind or field."""
     fields = dict(table)
     kind = fields.pop("kind", None)
     if not isinstance(kind, str):
         family, got = base.__module__.split(".")[-2], ", ".join(map(repr, fields)) or "nothing"
-        raise RecipeError(f"a table of {family} has no `kind` (it has {got}); expected one of {', '.join(base.kinds())}")
-    part = base.find(kind)
+        place = where or f"a table of {family}"
+        raise RecipeError(f"{place} has no `kind` (it has {got}); expected one of {', '.join(base.kinds())}")
+    part = base.find(kind, where)
     try:
         return part.model_validate_json(json.dumps(fields, default=str), strict=True)
     except ValidationError as e:
-        where = f"{base.__module__.split('.')[-2]}, kind {kind}"
+        where = f"{where or base.__module__.split('.')[-2]}, kind {kind}"
         raise RecipeError("\n".join(f"{where}: {_explain(part, error)}" for error in e.errors())) from None
 
 

@@ -104,11 +104,12 @@ def _line(title: str, row: Mapping[str, Any], total: int) -> str:
         ("length/mean", "length {:.0f}"),
         ("length/clip_ratio", "clipped {:.0%}"),
         ("policy/entropy/mean", "entropy {:.2f}"),
+        ("verdict/unscored_share", "{:.0%} unscored"),
         ("select/missing_prompts", "{:.0f} prompts short"),
         ("time/step_s", "{:.1f} s"),
         ("validation/accuracy", "validation {:.3f}"),
     )
-    rare = {"select/missing_prompts"}  # shown where they are not 0
+    rare = {"select/missing_prompts", "verdict/unscored_share"}  # shown where they are not 0
     parts += [form.format(float(row[key])) for key, form in shown if key in row and (key not in rare or row[key])]
     return "  ".join(parts)
 

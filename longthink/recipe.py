@@ -135,6 +135,8 @@ def _explain(error: dict[str, Any]) -> str:
         return f"unknown key {key}; {nearest(location[-1], _keys_at(location[:-1]))}"
     if error["type"] == "missing":
         return f"{key} is missing"
+    if error["type"] in ("tuple_type", "list_type") and isinstance(error["input"], dict):
+        return f"{key} is one table; expected a list of them: write [[{key}]]"
     message = str(error["msg"]).removeprefix("Value error, ")
     return message if not key else f"{key}: {message}, got {error['input']!r}"
 

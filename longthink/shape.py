@@ -32,7 +32,7 @@ class Parts:
     """
 
     def __init__(self, tables: Sequence[Mapping[str, Any]] = ()) -> None:
-        self._parts = [_part(dict(table)) for table in tables]
+        self._parts = [_part(dict(table), f"shape.{i}") for i, table in enumerate(tables)]
 
     def __str__(self) -> str:
         added = " + ".join(f"{p.weight:g} · {p.name}" for p in self._parts if not p.gate)
@@ -76,17 +76,20 @@ class Parts:
         return found
 
 
-def _part(fields: dict[str, Any]) -> _Part:
+def _part(fields: dict[str, Any], where: str) -> _Part:
     kind = fields.get("kind")
     known = [*Shape.kinds(), *Reward.kinds()]
     if not isinstance(kind, str) or kind not in known:
-        raise RecipeError(f"shape: kind is {kind!r}; {nearest(str(kind), known)}")
+        raise RecipeError(f"{where}: kind is {kind!r}; {nearest(str(kind), known)}")
+    weighted = "weight" in fields
     name, weight, gate = fields.pop("name", kind), fields.pop("weight", 1.0), fields.pop("gate", False)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
-        raise RecipeError(f"shape, kind {kind}: weight is {weight!r}, expected a number")
+        raise RecipeError(f"{where}, kind {kind}: weight is {weight!r}, expected a number")
     if not isinstance(gate, bool) or not isinstance(name, str) or not name:
-        raise RecipeError(f"shape, kind {kind}: expected gate = true or false and a name, got gate {gate!r} and name {name!r}")
-    of = load_part(Shape, fields) if kind in Shape.kinds() else load_part(Reward, fields)
+        raise RecipeError(f"{where}, kind {kind}: expected gate = true or false and a name, got gate {gate!r} and name {name!r}")
+    if gate and weighted:
+        raise RecipeError(f"{where}, kind {kind}: a gate multiplies and has no weight; remove one of them")
+    of = load_part(Shape, fields, where) if kind in Shape.kinds() else load_part(Reward, fields, where)
     return _Part(name, float(weight), gate, of)
 
 

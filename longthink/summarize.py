@@ -48,6 +48,7 @@ def summarize(scored: Sequence[Scored], groups: Sequence[Group], generated_befor
             "group/all_wrong_share": float(np.mean([max(scores(g)) <= 0.0 for g in groups])),
             "group/cap_teaches_share": float(np.mean([cap_teaches(g, cap) for g in groups])),
         }
+    row["verdict/unscored_share"] = float(np.mean([v.score is None for _, v in scored]))
     return row | {f"verdict/{status}_share": statuses[status] / len(scored) for status in get_args(Status)}
 
 

@@ -11,7 +11,7 @@ from longthink.advantage import advantages
 from longthink.clusters.local import LocalCluster
 from longthink.collect import Grading, Journal, collect, rollout_rows
 from longthink.control.base import Trigger
-from longthink.data import DataSource
+from longthink.data import DataSource, load_domains
 from longthink.errors import LearnerError
 from longthink.evaluate import Evaluation, evaluate
 from longthink.fit import prompt_limits, refuse_misfit
@@ -30,7 +30,6 @@ from longthink.settings import Settings, fold
 from longthink.shape import Parts, pin_files
 from longthink.stages import stage_end
 from longthink.summarize import summarize
-from longthink.tasks.base import Task
 from longthink.tensorboard import TensorBoard
 from longthink.trial import tried_files
 from longthink.types import Batch, Sampling
@@ -78,11 +77,10 @@ class Training:
         self._stack = ExitStack()
         model = ModelFolder(recipe.model.path)
         refuse_misfit(recipe, model.config)
-        self.tasks = {d.name: load_part(Task, d.task) for d in recipe.domains}
-        rewards = {d.name: load_part(Reward, d.reward) for d in recipe.domains}
+        self.tasks, rewards = load_domains(recipe)
         self.grading = Grading(rewards, Parts(recipe.shape))
-        self.second = load_part(Reward, recipe.probe.reward) if recipe.probe.every else None
-        self.triggers = [load_part(Trigger, s.until) if s.until else None for s in recipe.stage]
+        self.second = load_part(Reward, recipe.probe.reward, "probe.reward") if recipe.probe.every else None
+        self.triggers = [load_part(Trigger, s.until, f"stage.{i}.until") if s.until else None for i, s in enumerate(recipe.stage)]
         self.tokenizer = model.tokenizer
         self.side_files = model.side_files()
         self.limits = prompt_limits(recipe, model.config)
@@ -181,7 +179,7 @@ class Training:
             if self.second is not None and step % self.recipe.probe.every == 0:
                 share = self.recipe.probe.share
                 scored, probed = probe(self.pool, scored, self.second, share, seed=seed, step=step, journal=journal)
-            run.write_rollouts(step, rollout_rows(scored, step))
+            run.write_rollouts(step, rollout_rows(scored, step, chosen))
         with Clock(self.progress, "update") as updated:
             row = (
                 summarize(scored, groups, run.generated_tokens, settings.rollout.graded_tokens)
@@ -192,8 +190,10 @@ class Training:
             if chosen:
                 batch = Batch.of(chosen)
                 batch = self.cluster.logprobs(batch, loss, temperature)
-                batch = advantages(batch, self.recipe.advantage, loss, self.cluster.learner.kl_weight(loss))
+                kl = row["loss/kl/coefficient"] = self.cluster.learner.kl_weight(loss)
+                batch = advantages(batch, self.recipe.advantage, loss, kl)
                 row |= self.cluster.update(batch, loss, temperature, settings.lr).means()
+                row["policy/entropy/coefficient"] = loss.entropy
             run.policy_version += 1
             self.cluster.sync(run.policy_version)
         return row | {"time/rollout_s": sampled.seconds, "time/update_s": updated.seconds}

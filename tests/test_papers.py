@@ -5,6 +5,7 @@ import re
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,12 +55,21 @@ def test_every_part_has_a_row_or_is_said_elsewhere() -> None:
         assert f"| `{kind}`" in both, kind
 
 
-def test_the_figures_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def script(name: str) -> Any:
+    """A script of benchmarks/ as a module."""
     sys.path.insert(0, str(ROOT / "benchmarks"))
     try:
-        figures = importlib.import_module("figures")
+        return importlib.import_module(name)
     finally:
         sys.path.remove(str(ROOT / "benchmarks"))
+
+
+def test_the_reference_of_recipes_is_that_of_the_code() -> None:
+    assert script("reference").page() == (ROOT / "docs" / "recipe.md").read_text(), "run make reference"
+
+
+def test_the_figures_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = script("figures")
     monkeypatch.setattr(figures, "OUT", tmp_path / "figures")
     figures.main()
     drawn = {p.name for p in (tmp_path / "figures").glob("*.svg")}

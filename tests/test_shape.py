@@ -65,9 +65,11 @@ def test_values_of_the_parts_are_reported():
     ("tables", "words"),
     [
         ([{"kind": "acuracy"}], "did you mean accuracy"),
-        ([{"weight": 1.0}], "shape: kind is None"),
+        ([{"weight": 1.0}], "shape.0: kind is None"),
         ([{"kind": "accuracy", "weight": "much"}], "weight is 'much', expected a number"),
         ([{"kind": "accuracy", "gate": 1}], "gate = true or false"),
+        ([{"kind": "stop", "gate": True, "weight": 2.0}], "a gate multiplies and has no weight"),
+        ([{"kind": "accuracy"}, {"kind": "cosine", "max_lenght": 5}], r"shape\.1, kind cosine: unknown key max_lenght"),
         ([{"kind": "overlong"}], "buffer"),
         ([{"kind": "cosine", "unit": "characters"}], "set max_length"),
         ([{"kind": "language", "scripts": ["chinese"]}], "begins with CHINESE"),

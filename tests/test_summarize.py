@@ -66,6 +66,7 @@ def test_two_groups_by_hand():
             "verdict/limit_share": 0,
             "verdict/crash_share": 0,
             "verdict/verifier_error_share": 0,
+            "verdict/unscored_share": 0,
         }
     )
 

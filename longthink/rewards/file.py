@@ -4,6 +4,9 @@ import ast
 import hashlib
 import math
 import numbers
+import sys
+import traceback
+import types
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -59,7 +62,7 @@ class File(Reward):
         """Run the file. Raises: RecipeError when it raises anything."""
         try:
             loaded(self.path, self.function)
-        except Exception as error:  # the file is the user's: anything at all
+        except (Exception, SystemExit) as error:  # the file is the user's: anything at all
             raise RecipeError(f"{self.path} cannot be run: {type(error).__name__}: {error}") from None
 
     def read(self, gold: Any) -> Any:
@@ -69,16 +72,24 @@ class File(Reward):
         return response
 
     def judge(self, answer: str, gold: Any) -> Verdict:
-        value = loaded(self.path, self.function)(answer, gold)
+        try:
+            value = loaded(self.path, self.function)(answer, gold)
+        except (Exception, SystemExit) as error:
+            lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == self.path]
+            why = f"line {lines[-1] if lines else '?'}: {type(error).__name__}: {error}"
+            return Verdict(None, "verifier_error", detail={"why": why[:200]})
         if not isinstance(value, numbers.Real) or not math.isfinite(value):
-            raise ValueError(f"{self.function} of {self.path} returned {value!r}, expected a finite number")
+            why = f"it returned {value!r}"[:150] + ", expected a finite number"
+            return Verdict(None, "verifier_error", detail={"why": why})
         return Verdict(float(value), "ok")
 
 
 @lru_cache(maxsize=8)
 def loaded(path: str, function: str) -> Callable[[str, Any], Any]:
     """The function, from a file that is run once."""
-    names: dict[str, Any] = {"__name__": Path(path).stem, "__file__": path}
-    exec(compile(Path(path).read_bytes(), path, "exec"), names)
-    found: Callable[[str, Any], Any] = names[function]
+    module = types.ModuleType(f"longthink_reward_{Path(path).stem}")
+    module.__file__ = path
+    sys.modules[module.__name__] = module  # dataclasses and pickle look there
+    exec(compile(Path(path).read_bytes(), path, "exec"), vars(module))
+    found: Callable[[str, Any], Any] = getattr(module, function)
     return found

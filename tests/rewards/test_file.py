@@ -99,7 +99,7 @@ def test_check_tries_the_file_on_sample_responses(tmp_path):
     bad = load_part(
         Reward, {"kind": "file", "path": written(tmp_path / "bad", "def score(response, gold): return 1 / len(response)\n")}
     )
-    with pytest.raises(RewardError, match="fails on a sample response: ZeroDivisionError"):
+    with pytest.raises(RewardError, match="fails on a sample response: line 1: ZeroDivisionError"):
         tried_files(tasks, {"": Verifier()}, {"bad": bad})
 
 
@@ -120,6 +120,13 @@ def test_every_domain_tries_its_own_file_on_its_own_problem(tmp_path):
             return Problem("w", (), "seven")
 
     assert len(tried_files({"a": Words(), "b": Countdown()}, {"a": Verifier(), "b": reward}, {})) == 1
+
+
+def test_a_file_may_hold_dataclasses_and_leave_by_the_door(tmp_path):
+    text = "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass A:\n    x: float\n"
+    assert verdicts({"path": written(tmp_path, text + "def score(response, gold): return A(0.5).x\n")}, "x")[0].score == 0.5
+    (left,) = verdicts({"path": written(tmp_path, "import sys\ndef score(response, gold):\n    sys.exit(3)\n")}, "x")
+    assert (left.status, left.detail["why"]) == ("verifier_error", "line 3: SystemExit: 3")
 
 
 def test_what_else_a_function_may_return(tmp_path):
