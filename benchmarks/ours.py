@@ -48,12 +48,13 @@ class Updates:
 
     def __init__(self, recipe: Recipe, dtype: torch.dtype, batch: Path) -> None:
         self.loss, self.temperature = recipe.loss, recipe.rollout.temperature
-        self.learner = LocalLearner(ModelFolder(recipe.model.path).decoder(), recipe.learner, dtype=dtype)
+        slow = recipe.learner.model_copy(update={"lr": 1e-9})
+        self.learner = LocalLearner(ModelFolder(recipe.model.path).decoder(), slow, dtype=dtype)
         self.batch = self.learner.logprobs(Batch(**np.load(batch)), self.loss, self.temperature)
 
     def __call__(self) -> dict[str, Any]:
         clock = Clock()
-        self.learner.update(self.batch, self.loss, self.temperature, 1e-9).means()
+        self.learner.update(self.batch, self.loss, self.temperature).means()
         times = clock.read()
         lengths = self.batch.lengths
         return {"tokens": int(lengths.sum()), **times, "context": float((lengths**2 / 2).sum() / lengths.sum())}

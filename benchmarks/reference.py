@@ -96,7 +96,7 @@ def page() -> str:
             assert cycle is not None
             lines += [
                 "",
-                "### `[rollout.cycle]`, `cycle` of a `[[stage]]`",
+                "### `[rollout.cycle]`",
                 "",
                 (cycle.__doc__ or "").strip(),
                 "",

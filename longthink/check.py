@@ -18,7 +18,6 @@ from longthink.rewards.base import BAD_GOLD, Reward
 from longthink.rewards.file import File
 from longthink.rewards.pool import RewardPool
 from longthink.schedules import window_at
-from longthink.settings import fold
 from longthink.shape import Parts, pin_files
 from longthink.tables import CycleSettings
 from longthink.tasks.base import Task
@@ -41,13 +40,13 @@ def check(recipe: Recipe, *, golds: int) -> int:
     recipe = pin_files(recipe)
     tasks, rewards = load_domains(recipe)
     refuse_unusable(tasks, recipe.pools is not None)
-    parts = Parts(recipe.shape)
+    parts = [Parts(made.shape) for made in recipe.staged]
     if recipe.probe.every:
         load_part(Reward, recipe.probe.reward, "probe.reward")
     for index, stage in enumerate(recipe.stage):
         if stage.until:
             load_part(Trigger, stage.until, f"stage.{index}.until")
-    if recipe.validation.every:
+    if any(r.validation.every for r in recipe.staged):
         for task in tasks.values():
             task.size("validation")
     model = ModelFolder(recipe.model.path) if Path(recipe.model.path).exists() else None
@@ -68,9 +67,9 @@ def check(recipe: Recipe, *, golds: int) -> int:
             print(f"first prompt: {shortened(model.tokenizer.inner.decode(first.tolist()))}")
             print(f"prompts: {min(kept)} to {max(kept)} tokens, {len(lengths) - len(kept)} of {len(lengths)} dropped as too long")
     print("\n".join(arithmetic(resolve_if_possible(recipe), model.config if model else None)))
-    if parts.names:
-        print(f"reward: {parts}")
-    for line in tried_files(tasks, rewards, parts.verifiers):
+    for said in dict.fromkeys(str(p) for p in parts if p.names):
+        print(f"reward: {said}")
+    for line in tried_files(tasks, rewards, {name: part for p in parts for name, part in p.verifiers.items()}):
         print(line)
     refused = refused_golds(tasks, rewards, problems, recipe.workers)
     print(f"golds: {len(problems) - len(refused)} of {len(problems)} accepted by the recipe's own verifier")
@@ -143,7 +142,7 @@ def count_parameters(c: ModelConfig) -> int:
 
 def arithmetic(recipe: Recipe, config: ModelConfig | None) -> list[str]:
     """Lines that say how many prompts, rollouts, tokens and updates a step has, and what memory it needs."""
-    r, s = recipe.rollout, recipe.learner
+    r, s = recipe.staged[0].rollout, recipe.staged[0].learner
     window = r.cycle.high if r.cycle else r.window
     minibatch = s.minibatch_prompts or r.prompts
     updates = -(-r.prompts // minibatch) * s.epochs
@@ -156,16 +155,20 @@ def arithmetic(recipe: Recipe, config: ModelConfig | None) -> list[str]:
         f"budget: {recipe.budget.max_steps} steps"
         + (f" or {recipe.budget.max_generated_tokens:,} generated tokens" if recipe.budget.max_generated_tokens else ""),
     ]
-    if recipe.rollout.cycle:
+    if recipe.rollout.cycle and not recipe.stage:
         lines += drawn(recipe.rollout.cycle, recipe.budget.max_steps)
     for index, stage in enumerate(recipe.stage):
-        window = fold(recipe, [{"step": 0, "action": {"stage": index}}]).rollout.window
+        made, changes = recipe.staged[index], dict(stage.changes)
+        made_window = made.rollout.cycle.high if made.rollout.cycle else made.rollout.window
+        rest = {k: v for k, v in changes.pop("rollout", {}).items() if k not in ("window", "cycle")}
+        changes |= {"rollout": rest} if rest else {}
         ends = [f"{stage.until['kind']} fires"] if stage.until else []
         ends += [f"{stage.max_steps} steps are done"] if stage.max_steps else []
         last = index + 1 == len(recipe.stage)
-        lines.append(f"stage {index}: window {window}, until {'the budget ends' if last else ' or '.join(ends)}")
-        if stage.cycle:
-            lines += drawn(stage.cycle, stage.max_steps or recipe.budget.max_steps)
+        also = "".join(f", {table}.{key} = {value}" for table, keys in changes.items() for key, value in dict(keys).items())
+        lines.append(f"stage {index}: window {made_window}{also}, until {'the budget ends' if last else ' or '.join(ends)}")
+        if "cycle" in stage.rollout and made.rollout.cycle:
+            lines += drawn(made.rollout.cycle, stage.max_steps or recipe.budget.max_steps)
     return lines + (_memory(recipe, config) if config else [])
 
 
@@ -219,7 +222,7 @@ def _memory(recipe: Recipe, config: ModelConfig) -> list[str]:
     cache = min(wanted, int(recipe.engine.cache_gb * 2**30))
     uses = {
         "weights, gradients, AdamW": 16 * parameters,
-        "reference": 4 * parameters if recipe.loss.kl else 0,
+        "reference": 4 * parameters if any(r.loss.kl for r in recipe.staged) else 0,
         "sampler weights": dtype.itemsize * parameters + 4 * config.vocab_size * config.hidden_size * (1 if config.tied else 2),
         "cache": cache,
         "logits": 3 * 4 * recipe.learner.head_chunk * config.vocab_size,

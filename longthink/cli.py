@@ -101,6 +101,7 @@ def _grading_parsers(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]
 def _train(args: argparse.Namespace) -> int:
     from longthink.recipe import load_recipe
     from longthink.run import Run
+    from longthink.shape import pin_files
     from longthink.train import Parent, train
 
     if args.recipe is None and not (args.resume and args.out):
@@ -114,7 +115,7 @@ def _train(args: argparse.Namespace) -> int:
     if args.resume:
         if args.parent:
             raise RecipeError("train: --resume goes on with a run, --from begins another; give one of them")
-        recipe = Run.open(folder, recipe).recipe
+        recipe = Run.open(folder, pin_files(recipe) if recipe else None).recipe
     assert recipe is not None
     parent = None
     if args.parent:

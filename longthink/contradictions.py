@@ -12,7 +12,8 @@ __all__ = ["contradiction"]
 
 def contradiction(recipe: "Recipe") -> str | None:
     """The first contradiction, with what was expected instead; None for a recipe that can run."""
-    for check in (_parts, _stages, _windows, _sampling, _loss, _reference, _pools, _selection, _learner):
+    checks = (_stages,) if recipe.stage else (_parts, _windows, _sampling, _loss, _reference, _pools, _selection, _learner)
+    for check in checks:
         for why in check(recipe):
             return why
     return None
@@ -46,37 +47,41 @@ def _parts(recipe: "Recipe") -> Iterator[str]:
 
 
 def _stages(recipe: "Recipe") -> Iterator[str]:
+    """Of the list of stages; what is in force in each is checked as a recipe of its own."""
     stages = recipe.stage
     if any(not s.until and not s.max_steps for s in stages[:-1]):
         yield "stage: one that is not the last has neither until nor max_steps and would never end"
-    named = [bool(s.window or s.cycle) for s in stages]
+    if both := [i for i, s in enumerate(stages) if {"window", "cycle"} <= s.rollout.keys()]:
+        yield f"stage.{both[0]} has a window and a cycle; expected one of them"
+    named = [bool({"window", "cycle"} & s.rollout.keys()) for s in stages]
     if any(named) and not named[-1]:
         yield "stage: the last stage names no window although an earlier one does; write it out"
-    if any(s.until and not recipe.validation.every for s in stages):
+    try:
+        staged = recipe.staged
+    except ValueError as why:
+        yield str(why)
+        return
+    if any(s.until and not made.validation.every for s, made in zip(stages, staged, strict=True)):
         yield "stage.until needs validation: set validation.every above 0"
+    if any(s.reset == "reference" and not made.loss.kl for s, made in zip(stages, staged, strict=True)):
+        yield "stage.reset = 'reference' without a KL, which alone needs a reference: set loss.kl above 0, or reset = 'hard'"
 
 
 def _windows(recipe: "Recipe") -> Iterator[str]:
-    cycles = [c for c in (recipe.rollout.cycle, *(s.cycle for s in recipe.stage)) if c]
-    if cycles and recipe.validation.every and not recipe.validation.window:
+    r = recipe.rollout
+    smallest = r.cycle.low if r.cycle else r.window
+    if r.cycle and recipe.validation.every and not recipe.validation.window:
         yield "validation would follow the cycle's window, so that no two could be compared: set validation.window"
-    widths = [recipe.rollout.window] if not recipe.rollout.cycle else []
-    smallest = min([*widths, *(c.low for c in cycles), *(s.window for s in recipe.stage if s.window)])
-    graded = recipe.rollout.graded_tokens
-    if graded >= smallest:
-        yield f"rollout.graded_tokens is {graded}, no smaller than the smallest window, {smallest}: it does nothing"
+    if r.graded_tokens >= smallest:
+        yield f"rollout.graded_tokens is {r.graded_tokens}, no smaller than the window, {smallest}: it does nothing"
     for table in recipe.shape:
         buffer = table.get("buffer", 0)
         if table.get("kind") == "overlong" and isinstance(buffer, int) and buffer >= smallest:
             yield f"shape: overlong's buffer of {buffer} tokens is no smaller than the smallest window, {smallest}"
-    tables = [("rollout", recipe.rollout.cycle, None), *((f"stage.{i}", s.cycle, s.window) for i, s in enumerate(recipe.stage))]
-    for where, cycle, window in tables:
-        if cycle and cycle.low >= cycle.high:
-            yield f"{where}.cycle goes from low = {cycle.low} to high = {cycle.high}; expected low below high"
-        if cycle and cycle.first == "expansion" and cycle.shape != "stair":
-            yield f"{where}.cycle.first = 'expansion' is for a stair; the shape {cycle.shape} begins at its widest"
-        if cycle and window:
-            yield f"{where} has a window and a cycle; expected one of them"
+    if r.cycle and r.cycle.low >= r.cycle.high:
+        yield f"rollout.cycle goes from low = {r.cycle.low} to high = {r.cycle.high}; expected low below high"
+    if r.cycle and r.cycle.first == "expansion" and r.cycle.shape != "stair":
+        yield f"rollout.cycle.first = 'expansion' is for a stair; the shape {r.cycle.shape} begins at its widest"
 
 
 def _sampling(recipe: "Recipe") -> Iterator[str]:
@@ -85,7 +90,7 @@ def _sampling(recipe: "Recipe") -> Iterator[str]:
         yield "engine.kind is teacher, whose rollouts have no log-probs; expected loss.kind = 'nll'"
     if recipe.loss.kind != "grpo":
         return
-    if r.group_size == 1 or any(s.group_size == 1 for s in recipe.stage):
+    if r.group_size == 1:
         yield "rollout.group_size is 1: a group of one has no advantage; expected at least 2"
     if r.top_p < 1 or r.top_k > 0:
         yield (
@@ -129,8 +134,6 @@ def _reference(recipe: "Recipe") -> Iterator[str]:
         return
     if recipe.reference.replace_every:
         yield "reference.replace_every is set without a KL, which alone needs a reference: set loss.kl above 0"
-    if any(s.reset == "reference" for s in recipe.stage):
-        yield "stage.reset = 'reference' without a KL, which alone needs a reference: set loss.kl above 0, or reset = 'hard'"
 
 
 def _pools(recipe: "Recipe") -> Iterator[str]:

@@ -84,9 +84,10 @@ class DataSource:
         self._places: dict[int, tuple[str, int]] = {}  # where the groups of this step came from
         refuse_unusable(self.tasks, pools is not None)
 
-    def begin(self, step: int) -> None:
-        """A new step: what was drawn before cannot be given back any more."""
+    def begin(self, step: int, weights: Mapping[str, float] | None = None) -> None:
+        """A new step, with these weights from now on: what was drawn before cannot be given back any more."""
         self.step, self._places = step, {}
+        self.weights = dict(weights or self.weights)
 
     def draw(self, count: int) -> list[tuple[int, Problem, Ints]]:
         """The next `count` problems that fit and that the pools take, each with its group's number and prompt tokens."""

@@ -116,7 +116,7 @@ def run_direct(out: Path, seed: int, sets: Sequence[str]) -> None:
     refuse_second(out / "direct")
     warm_model = max((out / "warm" / "checkpoints").glob("step_*"))
     budget = [f"rl.budget.max_generated_tokens={summary['generated_tokens']}", "rl.budget.max_steps=1000"]
-    staged = [f"rl.stage=[{{window={FULL_WINDOW}}}]", f"rl.rollout.window={FULL_WINDOW}", "rl.name=countdown_direct"]
+    staged = [f"rl.stage=[{{rollout={{window={FULL_WINDOW}}}}}]", f"rl.rollout.window={FULL_WINDOW}", "rl.name=countdown_direct"]
     recipe = recipe_of("rl", out, seed, [f"rl.model.path={warm_model}", *staged, *budget, *sets])
     with Training(resolve(recipe), out / "direct", resume=False, parent=None) as training:
         spend(training)
@@ -198,8 +198,11 @@ def stage_overrides(windows: Sequence[int]) -> list[str]:
     """The recipe's stages with these windows: all but the last end by its first stage's trigger."""
     first = load_recipe(RECIPES / "countdown_grpo_cpu.toml").stage[0]
     until = ", ".join(f"{k} = {json.dumps(v)}" for k, v in (first.until or {}).items())
-    stages = [f"{{ window = {w}, max_steps = {first.max_steps}, until = {{ {until} }} }}" for w in windows[:-1]]
-    return [f"rl.rollout.window={windows[0]}", f"rl.stage=[{', '.join([*stages, f'{{ window = {windows[-1]} }}'])}]"]
+    stages = [f"{{ rollout = {{ window = {w} }}, max_steps = {first.max_steps}, until = {{ {until} }} }}" for w in windows[:-1]]
+    return [
+        f"rl.rollout.window={windows[0]}",
+        f"rl.stage=[{', '.join([*stages, f'{{ rollout = {{ window = {windows[-1]} }} }}'])}]",
+    ]
 
 
 def load_best(training: Training) -> None:

@@ -3,7 +3,7 @@
 import difflib
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -69,6 +69,40 @@ class Recipe(Table):
         return self
 
     @property
+    def staged(self) -> tuple["Recipe", ...]:
+        """What is in force in each stage, as a recipe without stages; the recipe itself where it has none."""
+        made: list[Recipe] = []
+        for index, stage in enumerate(self.stage):
+            before = made[-1] if made else self.model_copy(update={"stage": ()})
+            try:
+                made.append(before.changed(stage.changes))
+            except ValidationError as e:
+                raise ValueError("; ".join(f"stage.{index}: {_explain(dict(error))}" for error in e.errors())) from None
+            except ValueError as e:
+                raise ValueError(f"stage.{index}: {e}") from None
+        return tuple(made) or (self,)
+
+    def changed(self, changes: Mapping[str, Any]) -> "Recipe":
+        """The recipe with some keys of its tables changed, checked as any other.
+
+        A window takes a cycle away, domains are named by their names, `shape` takes the place of all parts there were.
+        Raises: ValueError (a pydantic ValidationError for a wrong key or value).
+        """
+        table = self.model_dump(mode="json")
+        for name, change in changes.items():
+            if name == "shape":
+                table["shape"] = change
+            elif name == "domain":
+                domains = {d["name"]: d for d in table["domain"]}
+                for domain, keys in change.items():
+                    if domain not in domains:
+                        raise ValueError(f"domain: {domain!r} is no domain; {nearest(domain, list(domains))}")
+                    domains[domain] |= keys
+            else:
+                table[name] |= ({"cycle": None} if name == "rollout" and "window" in change else {}) | dict(change)
+        return Recipe.model_validate_json(json.dumps(table, default=str), strict=True)
+
+    @property
     def domains(self) -> tuple[DomainSettings, ...]:
         """The mixture's domains; a recipe with one task has one, without a name."""
         return self.domain or (DomainSettings(task=self.task, reward=self.reward),)
@@ -76,9 +110,7 @@ class Recipe(Table):
     @property
     def last_window(self) -> int:
         """The widest window any stage may reach."""
-        r = self.rollout
-        own = r.cycle.high if r.cycle else r.window
-        return max([own, *(s.cycle.high if s.cycle else s.window or 0 for s in self.stage)])
+        return max(r.rollout.cycle.high if r.rollout.cycle else r.rollout.window for r in self.staged)
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

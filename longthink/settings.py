@@ -1,4 +1,4 @@
-"""The settings in force at a step: a pure fold of the recipe and the events so far."""
+"""The settings in force at a step: a pure fold of the recipe, the events so far and the rows."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ __all__ = ["Settings", "fold"]
 
 @dataclass(frozen=True)
 class Settings:
-    """What may change between stages; all else is read from the recipe."""
+    """What is in force: `recipe` has the stage's changes in it, `rollout` and `loss` what changes by the clock too."""
 
     stage: int
     begun: int  # the step after which the stage began
-    rollout: RolloutSettings
-    lr: float
+    recipe: Recipe
+    rollout: RolloutSettings  # with the cycle's window
     loss: LossSettings  # with the entropy bonus in force
 
     def current(self, recipe: Recipe) -> Stage | None:
@@ -28,27 +28,21 @@ class Settings:
 
 
 def fold(recipe: Recipe, events: Iterable[Mapping[str, Any]], rows: Rows = ()) -> Settings:
-    """Apply stage after stage, as far as the events went, for the step after the last of `rows` (the run's metrics so far).
+    """What the events made of the recipe, for the step after the last of `rows` (the run's metrics so far).
 
-    Stages inherit what they do not name.
-    One that names a window leaves the cycle of the one before. A cycle's own clock stands at 0 in the first step of
-    the stage that names it, and of the run for `rollout.cycle`.
+    A stage inherits what it does not name. A cycle's own clock stands at 0 in the first step of the stage that names it, and of
+    the run for `rollout.cycle`.
     """
     stage = begun = began = 0
     step = int(rows[-1]["step"]) + 1 if rows else 1
     for event in events:
         if "stage" in event["action"]:
             stage, begun = int(event["action"]["stage"]), int(event["step"])
-            began = begun if recipe.stage[stage].cycle else began
-    rollout, lr = recipe.rollout, recipe.learner.lr
-    for table in recipe.stage[: stage + 1]:
-        changes = {k: getattr(table, k) for k in ("window", "temperature", "group_size") if getattr(table, k) is not None}
-        if table.window or table.cycle:
-            changes["cycle"] = table.cycle
-        rollout = rollout.model_copy(update=changes)
-        lr = table.lr if table.lr is not None else lr
+            began = begun if "cycle" in recipe.stage[stage].rollout else began
+    made = recipe.staged[stage]
+    rollout = made.rollout
     if rollout.cycle:
         rollout = rollout.model_copy(update={"window": window_at(step - 1 - began, rollout.cycle)})
     entropies = [float(r["policy/entropy/mean"]) for r in rows if "policy/entropy/mean" in r]
-    loss = recipe.loss.model_copy(update={"entropy": entropy_coefficient(entropies, recipe.loss)})
-    return Settings(stage, begun, rollout, lr, loss)
+    loss = made.loss.model_copy(update={"entropy": entropy_coefficient(entropies, made.loss)})
+    return Settings(stage, begun, made, rollout, loss)

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = [
+    "CHANGEABLE",
     "AdvantageSettings",
     "BudgetSettings",
     "CheckpointSettings",
@@ -218,18 +219,32 @@ class BudgetSettings(Table):
     max_generated_tokens: int = Field(0, ge=0, description="generated while training; 0 for no limit")
 
 
-class Stage(Table):
-    """One stage: what changes when it begins, and what ends it.
+CHANGEABLE = ("rollout", "selection", "advantage", "loss", "reference", "learner", "validation", "domain", "shape")
 
-    `until` names the trigger (longthink/control); a stage without one lasts to the end of the budget.
+
+class Stage(Table):
+    """One stage: what changes when it begins, as `rollout.window = 128` in its table, and what ends it.
+
+    What a stage does not name it inherits from the one before. `until` names the trigger (longthink/control); a stage
+    without one lasts to the end of the budget.
     """
 
-    window: int | None = Field(None, ge=1)
-    cycle: CycleSettings | None = Field(None, description="counted from the stage's first step")
-    temperature: float | None = Field(None, gt=0)
-    group_size: int | None = Field(None, ge=1)
-    lr: float | None = Field(None, gt=0)
+    name: str = ""
+    rollout: dict[str, Any] = Field({}, description="keys of [rollout] that change; a cycle counts from the stage's first step")
+    selection: dict[str, Any] = Field({}, description="keys of [selection] that change")
+    advantage: dict[str, Any] = Field({}, description="keys of [advantage] that change")
+    loss: dict[str, Any] = Field({}, description="keys of [loss] that change")
+    reference: dict[str, Any] = Field({}, description="keys of [reference] that change")
+    learner: dict[str, Any] = Field({}, description="keys of [learner] that change")
+    validation: dict[str, Any] = Field({}, description="keys of [validation] that change")
+    domain: dict[str, dict[str, Any]] = Field({}, description="by a domain's name, its new weight: { code = { weight = 0.5 } }")
+    shape: tuple[dict[str, Any], ...] | None = Field(None, description="new parts of the reward, in place of all there were")
     max_steps: int = Field(0, ge=0, description="end the stage after so many steps anyway; 0 for no limit")
     until: dict[str, Any] | None = None
     begin_from: Literal["best", "last"] = "best"
     reset: Literal["nothing", "reference", "hard"] = Field("nothing", description="hard: the reference and the optimizer")
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The keys that change, by table."""
+        return {name: value for name in CHANGEABLE if (value := getattr(self, name))}

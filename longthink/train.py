@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,8 @@ class Training:
         model = ModelFolder(recipe.model.path)
         refuse_misfit(recipe, model.config)
         self.tasks, rewards = load_domains(recipe)
-        self.grading = Grading(rewards, Parts(recipe.shape))
+        self.grading = Grading(rewards)
+        parts = {name: part for r in recipe.staged for name, part in Parts(r.shape).verifiers.items()}
         self.second = load_part(Reward, recipe.probe.reward, "probe.reward") if recipe.probe.every else None
         self.triggers = [load_part(Trigger, s.until, f"stage.{i}.until") if s.until else None for i, s in enumerate(recipe.stage)]
         self.tokenizer = model.tokenizer
@@ -87,8 +89,8 @@ class Training:
         pools = Pools(recipe.pools, recipe.seed) if recipe.pools else None
         weighted = {d.name: (self.tasks[d.name], d.weight) for d in recipe.domains}
         self.data = DataSource(weighted, self.tokenizer, self.limits, pools)
-        tried_files(self.tasks, rewards, self.grading.parts.verifiers)
-        if recipe.validation.every:
+        tried_files(self.tasks, rewards, parts)
+        if any(r.validation.every for r in recipe.staged):
             for task in self.tasks.values():
                 task.size("validation")
         if resume:
@@ -135,8 +137,7 @@ class Training:
             self.cluster.load(parent.folder, optimizer=parent.optimizer)
             if parent.data:
                 self.data.load(parent.folder, 0)
-        if self.recipe.loss.kl:
-            self.cluster.freeze_reference()
+        self._replace_reference(hard=False)
         self.cluster.sync(0)
         self.run.step = -1
 
@@ -150,7 +151,8 @@ class Training:
             step, started = self.run.step + 1, time.perf_counter()
             settings = fold(self.recipe, self.run.events, self.run.rows)
             row = self._labels(step, settings) | self.train_step(step, settings)
-            if self.recipe.validation.every and step % self.recipe.validation.every == 0:
+            every = settings.recipe.validation.every
+            if every and step % every == 0:
                 row |= self._validate(step, settings)
             row["time/step_s"] = time.perf_counter() - started
             self._finish_step(step, settings, row)
@@ -160,17 +162,17 @@ class Training:
 
     def train_step(self, step: int, settings: Settings) -> dict[str, Any]:
         """One step: collect groups, give every token an advantage, update the weights."""
-        run, loss, temperature = self.run, settings.loss, settings.rollout.temperature
+        run, now, loss, temperature = self.run, settings.recipe, settings.loss, settings.rollout.temperature
         with Clock(self.progress, "rollouts") as sampled:
             journal, seed = run.journal(step), self.recipe.seed
-            self.data.begin(step)
+            self.data.begin(step, {d.name: d.weight for d in now.domains})
             scored, groups, chosen, selected = collect(
                 self.cluster,
                 self.data,
                 self.pool,
                 settings.rollout,
-                grading=self.grading,
-                selection=self.recipe.selection,
+                grading=replace(self.grading, parts=Parts(now.shape)),
+                selection=now.selection,
                 seed=seed,
                 journal=journal,
                 progress=self.progress.rollouts,
@@ -191,8 +193,8 @@ class Training:
                 batch = Batch.of(chosen)
                 batch = self.cluster.logprobs(batch, loss, temperature)
                 kl = row["loss/kl/coefficient"] = self.cluster.learner.kl_weight(loss)
-                batch = advantages(batch, self.recipe.advantage, loss, kl)
-                row |= self.cluster.update(batch, loss, temperature, settings.lr).means()
+                batch = advantages(batch, now.advantage, loss, kl)
+                row |= self.cluster.update(batch, loss, temperature, now.learner).means()
                 row["policy/entropy/coefficient"] = loss.entropy
             run.policy_version += 1
             self.cluster.sync(run.policy_version)
@@ -202,7 +204,7 @@ class Training:
         """Validate the untouched model and write the checkpoint every later one descends from."""
         settings = fold(self.recipe, [])
         row = self._labels(0, settings) | {"tokens/generated": 0}
-        if self.recipe.validation.every:
+        if settings.recipe.validation.every:
             row |= self._validate(0, settings)
         self.run.step = 0
         self.run.append_row(row)
@@ -229,9 +231,9 @@ class Training:
             run.append_event(event)
             self.progress.note(f"step {step}: {event['rule']} -> {event['action']}")
             self._act(event)
-        every = self.recipe.reference.replace_every
-        if every and step % every == 0:
-            self._replace_reference(hard=self.recipe.reference.optimizer == "reset")
+        reference = settings.recipe.reference
+        if reference.replace_every and step % reference.replace_every == 0:
+            self._replace_reference(hard=reference.optimizer == "reset")
         best = run.best(settings.stage)
         is_best = best is not None and best["step"] == step
         last = self.run.complete or self.progress.stop_requested
@@ -269,11 +271,11 @@ class Training:
         """Make the policy its own reference; `hard` (NVIDIA 3.3.1) begins the optimizer and its schedules afresh too."""
         if hard:
             self.cluster.reset_optimizer()
-        if self.recipe.loss.kl:
+        if any(stage.loss.kl for stage in self.recipe.staged):
             self.cluster.freeze_reference()
 
     def _validate(self, step: int, settings: Settings) -> dict[str, Any]:
-        v = self.recipe.validation
+        v = settings.recipe.validation
         window = v.window or settings.rollout.window
         with Clock(self.progress, "validation") as clock:
             journal = self.run.journal(step, "validation")

@@ -32,7 +32,7 @@ RECIPE: dict[str, Any] = {
     "validation": {"every": 1, "problems": 2, "samples": 4},
     "checkpoint": {"every": 2, "keep": 2},
     "budget": {"max_steps": 4},
-    "stage": [{"window": 24, "max_steps": 2}, {"window": 48, "begin_from": "best"}],
+    "stage": [{"rollout": {"window": 24}, "max_steps": 2}, {"rollout": {"window": 48}, "begin_from": "best"}],
 }
 
 

@@ -22,12 +22,12 @@ STAGED = (
 validation.every = 10
 
 [[stage]]
-window = 64
+rollout.window = 64
 until = { kind = "plateau" }
 
 [[stage]]
-window = 192
-lr = 1e-4
+rollout.window = 192
+learner.lr = 1e-4
 """
 )
 
@@ -65,10 +65,11 @@ def test_small_recipe_takes_the_defaults(recipe_file: Path) -> None:
 
 def test_stages_are_read_in_order_and_the_widest_window_is_known(staged_file: Path) -> None:
     recipe = load_recipe(staged_file)
-    assert [(s.window, s.lr) for s in recipe.stage] == [(64, None), (192, 1e-4)]
+    assert [(r.rollout.window, r.learner.lr) for r in recipe.staged] == [(64, 1e-6), (192, 1e-4)]
     assert recipe.stage[0].until == {"kind": "plateau"}
     assert recipe.last_window == 192
-    assert load_recipe(staged_file, ["rollout.window=512"]).last_window == 512
+    assert load_recipe(staged_file, ["rollout.window=512"]).last_window == 192  # a window no stage is ever at
+    assert load_recipe(staged_file, ["stage.1.rollout.window=512"]).last_window == 512
 
 
 def test_a_resolved_copy_validates_to_the_same_recipe(staged_file: Path) -> None:
@@ -150,7 +151,8 @@ def test_unknown_key_names_the_nearest(recipe_file: Path, override: str, words: 
 
 
 def test_unknown_key_of_a_stage(staged_file: Path) -> None:
-    assert "unknown key stage.0.widow; did you mean window?" in refusal(staged_file, "stage.0.widow=3")
+    assert "stage.0: unknown key rollout.widow; did you mean window?" in refusal(staged_file, "stage.0.rollout.widow=3")
+    assert "unknown key stage.0.rolout; did you mean rollout?" in refusal(staged_file, "stage.0.rolout.window=3")
 
 
 @pytest.mark.parametrize("key", ["name", "model", "task", "reward"])
@@ -201,8 +203,8 @@ def test_set_opens_a_table_that_is_not_there(recipe_file: Path) -> None:
 
 
 def test_set_reaches_into_a_stage(staged_file: Path) -> None:
-    recipe = load_recipe(staged_file, ["stage.0.window=96", "stage.1.until={kind='steps'}"])
-    assert recipe.stage[0].window == 96
+    recipe = load_recipe(staged_file, ["stage.0.rollout.window=96", "stage.1.until={kind='steps'}"])
+    assert recipe.staged[0].rollout.window == 96
     assert recipe.stage[1].until == {"kind": "steps"}
 
 
@@ -219,7 +221,7 @@ def test_set_without_key_or_value(recipe_file: Path, override: str) -> None:
     assert refusal(recipe_file, override).startswith(f"--set {override}: expected key=value")
 
 
-@pytest.mark.parametrize("override", ["stage.7.window=3", "stage.first.window=3", "name.first=3"])
+@pytest.mark.parametrize("override", ["stage.7.max_steps=3", "stage.first.max_steps=3", "name.first=3"])
 def test_set_of_a_place_that_is_not_there(staged_file: Path, override: str) -> None:
     assert refusal(staged_file, override) == f"--set {override}: there is no {override.split('=')[0]} in the recipe"
 
@@ -268,8 +270,8 @@ def test_a_group_of_one_has_no_advantage(recipe_file: Path) -> None:
 
 
 def test_a_group_of_one_in_a_stage(staged_file: Path) -> None:
-    assert "a group of one has no advantage" in refusal(staged_file, "stage.1.group_size=1")
-    assert load_recipe(staged_file, ["stage.1.group_size=2"]).stage[1].group_size == 2
+    assert "a group of one has no advantage" in refusal(staged_file, "stage.1.rollout.group_size=1")
+    assert load_recipe(staged_file, ["stage.1.rollout.group_size=2"]).staged[1].rollout.group_size == 2
 
 
 @pytest.mark.parametrize("override", ["rollout.top_p=0.95", "rollout.top_k=20"])
@@ -302,10 +304,10 @@ def test_cosine_needs_its_length(recipe_file: Path) -> None:
 
 def test_the_last_stage_writes_its_window_out(staged_file: Path) -> None:
     words = "stage: the last stage names no window although an earlier one does; write it out"
-    assert refusal(staged_file, "stage.1={lr = 1e-4}") == f"{staged_file}: {words}"
-    load_recipe(staged_file, ["stage=[{lr = 1e-4, max_steps = 5}, {lr = 1e-5}]"])
+    assert refusal(staged_file, "stage.1={learner={lr = 1e-4}}") == f"{staged_file}: {words}"
+    load_recipe(staged_file, ["stage=[{learner={lr = 1e-4}, max_steps = 5}, {learner={lr = 1e-5}}]"])
     words = "stage: one that is not the last has neither until nor max_steps and would never end"
-    assert refusal(staged_file, "stage=[{lr = 1e-4}, {lr = 1e-5}]") == f"{staged_file}: {words}"
+    assert refusal(staged_file, "stage=[{learner={lr = 1e-4}}, {learner={lr = 1e-5}}]") == f"{staged_file}: {words}"
 
 
 def test_a_trigger_needs_validation(staged_file: Path) -> None:

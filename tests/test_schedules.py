@@ -101,9 +101,8 @@ def test_a_cycle_moves_the_window_of_every_step():
 
 
 def test_a_stages_cycle_begins_with_the_stage_and_a_window_ends_it():
-    made = recipe(
-        stage=[{"window": 32, "max_steps": 3}, {"cycle": CYCLE, "max_steps": 4}, {"max_steps": 2, "lr": 0.5}, {"window": 200}]
-    )
+    cyclic, inheriting = {"rollout": {"cycle": CYCLE}, "max_steps": 4}, {"max_steps": 2, "learner": {"lr": 0.5}}
+    made = recipe(stage=[{"rollout": {"window": 32}, "max_steps": 3}, cyclic, inheriting, {"rollout": {"window": 200}}])
     events = [{"step": s, "action": {"stage": i}} for i, s in ((1, 3), (2, 7), (3, 9))]
     assert windows(made, events[:1], (4, 5, 8)) == [128, 119, 64]
     assert windows(made, events[:2], (8, 9)) == [64, 73]  # the third stage names neither: the clock goes on
@@ -116,7 +115,7 @@ def test_a_stages_cycle_begins_with_the_stage_and_a_window_ends_it():
     [
         ({"rollout": {"cycle": CYCLE | {"low": 128}}}, "expected low below high"),
         ({"rollout": {"cycle": CYCLE | {"first": "expansion"}}}, "is for a stair"),
-        ({"stage": [{"window": 5, "cycle": CYCLE}]}, "expected one of them"),
+        ({"stage": [{"rollout": {"window": 5, "cycle": CYCLE}}]}, "expected one of them"),
         ({"rollout": {"cycle": CYCLE | {"shape": "sine"}}}, "stair_cosine"),
         ({"rollout": {"cycle": CYCLE}, "validation": {"every": 1}}, "set validation.window"),
     ],

@@ -29,7 +29,7 @@ from longthink.machine import keep_memory
 from longthink.metrics import Sums
 from longthink.part import load_part
 from longthink.recipe import Recipe
-from longthink.tables import LossSettings
+from longthink.tables import LearnerSettings, LossSettings
 from longthink.tasks.base import Task
 from longthink.types import Batch, Floats, Ints, Request, Rollout, RolloutId
 
@@ -110,8 +110,8 @@ class _Rank:
         """The sampler for evaluation; for training what the recipe names."""
         return self.sampler if evaluating else self.source
 
-    def update(self, batch: Batch, loss: LossSettings, temperature: float, lr: float) -> Sums:
-        return self.learner.update(batch, loss, temperature, lr).settle()
+    def update(self, batch: Batch, loss: LossSettings, temperature: float, settings: LearnerSettings) -> Sums:
+        return self.learner.update(batch, loss, temperature, settings).settle()
 
     def logprobs(self, batch: Batch, loss: LossSettings, temperature: float) -> dict[str, Floats]:
         """Those of this rank's share of the rows, by name."""
@@ -267,9 +267,9 @@ class LocalCluster:
                 found[batch.tokens_of(scored_rows(batch, rank, self.world))] = array
         return batch.with_(**whole)
 
-    def update(self, batch: Batch, loss: LossSettings, temperature: float, lr: float) -> Sums:
+    def update(self, batch: Batch, loss: LossSettings, temperature: float, settings: LearnerSettings) -> Sums:
         """Take the updates of a batch on every rank; the metrics of all."""
-        first, *others = self._call("update", batch, loss, temperature, lr)
+        first, *others = self._call("update", batch, loss, temperature, settings)
         for sums in others:
             first.merge(sums)
         return first  # type: ignore[no-any-return]

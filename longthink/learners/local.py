@@ -136,22 +136,22 @@ class LocalLearner:
 
     # -- updates ------------------------------------------------------------------------------------------------
 
-    def update(self, batch: Batch, loss: LossSettings, temperature: float, lr: float | None = None) -> Sums:
-        """Take the updates of one rollout batch and return their metrics as sums and counts.
+    def update(self, batch: Batch, loss: LossSettings, temperature: float, settings: LearnerSettings | None = None) -> Sums:
+        """Take the updates of one rollout batch, from now on by `settings`, and return their metrics as sums and counts.
 
         Mini-batches are runs of prompts in order, as even as can be where selection left fewer prompts; every denominator
         is counted over the whole mini-batch before its first backward pass. Raises: LearnerError when the loss or the
         gradient is not finite, with the weights as they were before that update.
         """
-        sums = Sums()
+        self.settings, sums = settings or self.settings, Sums()
         parts = -(-batch.num_groups // (self.settings.minibatch_prompts or batch.num_groups))
         for _ in range(self.settings.epochs):
             for groups in np.array_split(np.arange(batch.num_groups), parts):
                 rows = np.flatnonzero(np.isin(batch.group, groups))
-                self._step(batch.select(rows), loss, temperature, lr, sums)
+                self._step(batch.select(rows), loss, temperature, sums)
         return sums
 
-    def _step(self, batch: Batch, loss: LossSettings, temperature: float, lr: float | None, sums: Sums) -> None:
+    def _step(self, batch: Batch, loss: LossSettings, temperature: float, sums: Sums) -> None:
         loss_lengths = np.bincount(batch.row[batch.loss_mask], minlength=len(batch))
         num_tokens = int(loss_lengths.sum())
         weights = torch.zeros(len(batch.tokens), dtype=torch.float64)
@@ -185,10 +185,9 @@ class LocalLearner:
                 "update. Look at mismatch/logprob_gap and learner/grad_norm of the last steps; lower learner.lr or use "
                 "model.dtype = 'float32'"
             )
-        rate = lr if lr is not None else self.settings.lr
-        rate = learning_rate(self.updates, self.settings.model_copy(update={"lr": rate}))
+        rate = learning_rate(self.updates, self.settings)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group.update(lr=rate, betas=self.settings.betas, weight_decay=self.settings.weight_decay)
         self.optimizer.step()
         self.updates += 1
         sums.add("learner/grad_norm/mean", norm, 1)

@@ -11,7 +11,7 @@ from longthink.clusters.local import LocalCluster
 from longthink.errors import EngineError
 from longthink.folder import tiny_folder
 from longthink.recipe import Recipe, parse_recipe
-from longthink.tables import LossSettings
+from longthink.tables import LearnerSettings, LossSettings
 from longthink.tasks.countdown import WORDS, Countdown
 from longthink.types import Batch, Group, Request, Rollout, RolloutId, Sampling, Verdict
 
@@ -70,7 +70,7 @@ def one_step(model: Path, processes: int, loss: LossSettings = LOSS) -> Step:
         rollouts = sampled(cluster)
         batch = cluster.logprobs(batch_of(rollouts), loss, 1.0)
         assert batch.reference_logprobs is not None
-        means = cluster.update(batch, loss, 1.0, 1e-3).means()
+        means = cluster.update(batch, loss, 1.0, LearnerSettings(lr=1e-3, minibatch_prompts=2)).means()
         cluster.sync(1)
         weights = {name: p.detach().numpy().copy() for name, p in cluster.learner.decoder.named_parameters()}
         return rollouts + sampled(cluster), batch.reference_logprobs, means, weights

@@ -640,7 +640,8 @@ def test_the_schedule_reaches_the_optimizer():
 def test_a_stages_rate_takes_the_place_of_the_recipes():
     batch, loss = make_batch(), LossSettings()
     made, other = learner(), learner(SETTINGS.model_copy(update={"lr": 5e-4}))
-    row = made.update(made.logprobs(batch, loss, TEMPERATURE), loss, TEMPERATURE, 5e-4).means()
+    slower = made.settings.model_copy(update={"lr": 5e-4})
+    row = made.update(made.logprobs(batch, loss, TEMPERATURE), loss, TEMPERATURE, slower).means()
     other.update(other.logprobs(batch, loss, TEMPERATURE), loss, TEMPERATURE)
     assert row["learner/lr/mean"] == pytest.approx(5e-4)
     assert bitwise(made.decoder, other.decoder)
