@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from longthink.control.base import Trigger
 from longthink.data import load_domains, prompt_ids, refuse_unusable
 from longthink.engines.cache import SlotCache
 from longthink.errors import LongthinkError, RecipeError, TaskError
@@ -19,6 +18,7 @@ from longthink.rewards.file import File
 from longthink.rewards.pool import RewardPool
 from longthink.schedules import window_at
 from longthink.shape import Parts, pin_files
+from longthink.stages import Triggers
 from longthink.tables import CycleSettings
 from longthink.tasks.base import Task
 from longthink.trial import tried_files
@@ -43,9 +43,7 @@ def check(recipe: Recipe, *, golds: int) -> int:
     parts = [Parts(made.shape) for made in recipe.staged]
     if recipe.probe.every:
         load_part(Reward, recipe.probe.reward, "probe.reward")
-    for index, stage in enumerate(recipe.stage):
-        if stage.until:
-            load_part(Trigger, stage.until, f"stage.{index}.until")
+    Triggers(recipe)
     if any(r.validation.every for r in recipe.staged):
         for task in tasks.values():
             task.size("validation")
@@ -169,6 +167,8 @@ def arithmetic(recipe: Recipe, config: ModelConfig | None) -> list[str]:
         lines.append(f"stage {index}: window {made_window}{also}, until {'the budget ends' if last else ' or '.join(ends)}")
         if "cycle" in stage.rollout and made.rollout.cycle:
             lines += drawn(made.rollout.cycle, stage.max_steps or recipe.budget.max_steps)
+    for index, rule in enumerate(recipe.rule):
+        lines.append(f"rule {index}: when {rule.when.get('kind')} fires, {rule.do}, at most {rule.times} time(s)")
     return lines + (_memory(recipe, config) if config else [])
 
 

@@ -2,16 +2,19 @@
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from longthink.recipe import Recipe
+    from longthink.tables import Rule
 
-__all__ = ["contradiction"]
+__all__ = ["changes_of", "contradiction"]
 
 
 def contradiction(recipe: "Recipe") -> str | None:
     """The first contradiction, with what was expected instead; None for a recipe that can run."""
+    for why in _rules(recipe):
+        return why
     checks = (_stages,) if recipe.stage else (_parts, _windows, _sampling, _loss, _reference, _pools, _selection, _learner)
     for check in checks:
         for why in check(recipe):
@@ -65,6 +68,35 @@ def _stages(recipe: "Recipe") -> Iterator[str]:
         yield "stage.until needs validation: set validation.every above 0"
     if any(s.reset == "reference" and not made.loss.kl for s, made in zip(stages, staged, strict=True)):
         yield "stage.reset = 'reference' without a KL, which alone needs a reference: set loss.kl above 0, or reset = 'hard'"
+
+
+def _rules(recipe: "Recipe") -> Iterator[str]:
+    for index, rule in enumerate(recipe.rule):
+        if rule.do == "next" and len(recipe.stage) < 2:
+            yield f"rule.{index} goes to the next stage, and there is none: add [[stage]] tables"
+        if rule.do == "rollback" and not any(s.validation.every for s in recipe.staged):
+            yield f"rule.{index} rolls back to the best validated checkpoint: set validation.every above 0"
+        if rule.do == "set" and not rule.set and not rule.scale:
+            yield f"rule.{index} sets nothing: give set or scale"
+        for made in recipe.staged:
+            try:
+                made.changed(changes_of(made, rule))
+            except ValueError as why:
+                yield f"rule.{index}: {why}"
+                break
+
+
+def changes_of(recipe: "Recipe", rule: "Rule") -> dict[str, dict[str, Any]]:
+    """The keys a rule changes in a recipe that is in force, with `scale` worked out. Raises: ValueError for what is no number."""
+    changes = {table: dict(keys) for table, keys in rule.set.items()}
+    for table, factors in rule.scale.items():
+        for key, factor in factors.items():
+            value = getattr(getattr(recipe, table, None), key, None)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ValueError(f"scale.{table}.{key} is no number of the recipe")
+            scaled = value * factor
+            changes.setdefault(table, {})[key] = round(scaled) if isinstance(value, int) else scaled
+    return changes
 
 
 def _windows(recipe: "Recipe") -> Iterator[str]:

@@ -24,6 +24,7 @@ from longthink.tables import (
     ProbeSettings,
     ReferenceSettings,
     RolloutSettings,
+    Rule,
     SelectionSettings,
     Stage,
     Table,
@@ -58,6 +59,7 @@ class Recipe(Table):
     budget: BudgetSettings = BudgetSettings()
     probe: ProbeSettings = ProbeSettings()
     stage: tuple[Stage, ...] = ()
+    rule: tuple[Rule, ...] = ()
     tensorboard: bool = False
     aliases: tuple[Literal["verl", "trl"], ...] = Field((), description="also log under these projects' names")
     max_constant_steps: int = Field(20, ge=1, description="steps in a row without one mixed group before the run stops")
@@ -73,7 +75,7 @@ class Recipe(Table):
         """What is in force in each stage, as a recipe without stages; the recipe itself where it has none."""
         made: list[Recipe] = []
         for index, stage in enumerate(self.stage):
-            before = made[-1] if made else self.model_copy(update={"stage": ()})
+            before = made[-1] if made else self.model_copy(update={"stage": (), "rule": ()})
             try:
                 made.append(before.changed(stage.changes))
             except ValidationError as e:

@@ -143,7 +143,8 @@ class Run:
         """True once the budget is spent."""
         budget = self.recipe.budget
         spent = bool(budget.max_generated_tokens) and self.generated_tokens >= budget.max_generated_tokens
-        return self.step >= budget.max_steps or spent
+        stopped = any(e["action"].get("do") == "stop" for e in self.events if e["step"] <= self.step)
+        return self.step >= budget.max_steps or spent or stopped
 
     @property
     def last_checkpoint(self) -> Path:

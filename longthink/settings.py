@@ -30,16 +30,18 @@ class Settings:
 def fold(recipe: Recipe, events: Iterable[Mapping[str, Any]], rows: Rows = ()) -> Settings:
     """What the events made of the recipe, for the step after the last of `rows` (the run's metrics so far).
 
-    A stage inherits what it does not name. A cycle's own clock stands at 0 in the first step of the stage that names it, and of
-    the run for `rollout.cycle`.
+    A stage inherits what it does not name; what a rule has set stays set in later stages. A cycle's own clock stands at 0 in
+    the first step of the stage that names it, and of the run for `rollout.cycle`.
     """
-    stage = begun = began = 0
+    events, stage, begun, began = list(events), 0, 0, 0
     step = int(rows[-1]["step"]) + 1 if rows else 1
     for event in events:
         if "stage" in event["action"]:
             stage, begun = int(event["action"]["stage"]), int(event["step"])
             began = begun if "cycle" in recipe.stage[stage].rollout else began
     made = recipe.staged[stage]
+    for event in events:
+        made = made.changed(event["action"]["set"]) if event["action"].get("set") else made
     rollout = made.rollout
     if rollout.cycle:
         rollout = rollout.model_copy(update={"window": window_at(step - 1 - began, rollout.cycle)})

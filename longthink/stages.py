@@ -1,32 +1,74 @@
-"""What ends a stage: its trigger or its number of steps; pure, from the run's rows."""
+"""What happens after a step: a rule acts, a stage ends, or nothing; pure, from the run's rows and events."""
 
 from collections.abc import Sequence
 from typing import Any
 
+from longthink.contradictions import changes_of
 from longthink.control.base import Trigger
+from longthink.part import load_part
 from longthink.recipe import Recipe
 from longthink.run import Run
 from longthink.settings import Settings
 
-__all__ = ["stage_end"]
+__all__ = ["Triggers", "decision"]
+
+Event = dict[str, Any]
 
 
-def stage_end(recipe: Recipe, settings: Settings, run: Run, triggers: Sequence[Trigger | None]) -> dict[str, Any] | None:
-    """The event that ends the current stage after the run's last step, with its evidence, or None.
+class Triggers:
+    """The triggers of a recipe's stages and rules, built once."""
 
-    The next stage begins from the best-validated checkpoint of the one that ends (DeepScaleR's P2), or from the last.
+    def __init__(self, recipe: Recipe) -> None:
+        self.stages = [load_part(Trigger, s.until, f"stage.{i}.until") if s.until else None for i, s in enumerate(recipe.stage)]
+        self.rules = [load_part(Trigger, rule.when, f"rule.{i}.when") for i, rule in enumerate(recipe.rule)]
+
+
+def decision(recipe: Recipe, settings: Settings, run: Run, triggers: Triggers) -> Event | None:
+    """The event after the run's last step, with its evidence, or None: the first rule whose trigger fires, else the stage's end.
+
+    Triggers see the rows of the stage since the last event, so that what led to a decision does not lead to it again.
     """
-    stage, step = settings.current(recipe), run.step
+    since = max([settings.begun, *(int(e["step"]) for e in run.events)])
+    rows = [r for r in run.rows if r["stage"] == settings.stage and (r["step"] > since or not since)]
+    for index, rule in enumerate(recipe.rule):
+        before = [int(e["step"]) for e in run.events if e["action"].get("rule") == index]
+        if len(before) >= rule.times or (before and run.step - before[-1] <= rule.cooldown):
+            continue
+        if rule.do == "next" and settings.stage + 1 >= len(recipe.stage):
+            continue
+        if (evidence := triggers.rules[index].fires(rows)) is None:
+            continue
+        name = str(rule.when["kind"])
+        if rule.do == "next":
+            event = _next(recipe, settings, run, name, evidence)
+            return event | {"kind": "rule", "action": event["action"] | {"rule": index}}
+        action: dict[str, Any] = {"do": rule.do, "rule": index, "set": changes_of(settings.recipe, rule)}
+        if rule.do == "rollback":
+            best = run.best(settings.stage)
+            action["from_step"] = int(best["step"]) if best is not None else run.step
+        return {"step": run.step, "kind": "rule", "rule": name, "action": action, "evidence": evidence}
+    return _stage_end(recipe, settings, run, triggers.stages, rows)
+
+
+def _stage_end(
+    recipe: Recipe, settings: Settings, run: Run, triggers: Sequence[Trigger | None], rows: list[dict[str, Any]]
+) -> Event | None:
+    """The end of the current stage by its trigger or its number of steps."""
+    stage = settings.current(recipe)
     if stage is None or settings.stage + 1 >= len(recipe.stage):
         return None
     trigger = triggers[settings.stage]
-    evidence = trigger.fires([r for r in run.rows if r["stage"] == settings.stage]) if trigger else None
-    rule = str(stage.until["kind"]) if evidence is not None and stage.until else "max_steps"
-    if evidence is None and stage.max_steps and step - settings.begun >= stage.max_steps:
-        evidence = {"steps": step - settings.begun}
-    if evidence is None:
-        return None
+    evidence = trigger.fires(rows) if trigger else None
+    if evidence is not None and stage.until:
+        return _next(recipe, settings, run, str(stage.until["kind"]), evidence)
+    if stage.max_steps and run.step - settings.begun >= stage.max_steps:
+        return _next(recipe, settings, run, "max_steps", {"steps": run.step - settings.begun})
+    return None
+
+
+def _next(recipe: Recipe, settings: Settings, run: Run, rule: str, evidence: dict[str, Any]) -> Event:
+    """The event that begins the next stage, from the best-validated checkpoint of this one (DeepScaleR's P2) or the last."""
     following, best = recipe.stage[settings.stage + 1], run.best(settings.stage)
-    origin = int(best["step"]) if following.begin_from == "best" and best is not None else step
+    origin = int(best["step"]) if following.begin_from == "best" and best is not None else run.step
     action = {"stage": settings.stage + 1, "from_step": origin}
-    return {"step": step, "kind": "stage", "rule": rule, "action": action, "evidence": evidence}
+    return {"step": run.step, "kind": "stage", "rule": rule, "action": action, "evidence": evidence}

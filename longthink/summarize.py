@@ -7,7 +7,7 @@ from typing import Any, get_args
 import numpy as np
 
 from longthink.collect import Scored
-from longthink.types import Group, Status
+from longthink.types import Group, Rollout, Status
 
 __all__ = ["summarize"]
 
@@ -26,6 +26,7 @@ def summarize(scored: Sequence[Scored], groups: Sequence[Group], generated_befor
         "length/min": float(lengths.min()),
         "length/max": float(lengths.max()),
         "length/clip_ratio": float(np.mean([r.truncated for r, _ in scored])),
+        "length/looping_share": float(np.mean([looping(r) for r, _ in scored])),
         "reward/lenient_mean": float(np.mean(lenient)),
     }
     for name, values in parts(groups).items():
@@ -65,6 +66,13 @@ def parts(groups: Sequence[Group]) -> dict[str, list[float]]:
             for name, value in verdict.detail.get("parts", {}).items():
                 found.setdefault(name, []).append(float(value or 0.0))
     return found
+
+
+def looping(rollout: Rollout) -> bool:
+    """Whether a response met the window repeating itself: fewer than half of the 4-grams of its last 256 tokens are distinct."""
+    tail = rollout.response_ids[-256:].tolist()
+    grams = list(zip(*(tail[i:] for i in range(4)), strict=False))
+    return rollout.truncated and len(grams) >= 16 and len(set(grams)) < len(grams) / 2
 
 
 def cap_teaches(group: Group, cap: int) -> bool:

@@ -19,6 +19,7 @@ __all__ = [
     "ProbeSettings",
     "ReferenceSettings",
     "RolloutSettings",
+    "Rule",
     "SelectionSettings",
     "Stage",
     "Table",
@@ -220,6 +221,22 @@ class BudgetSettings(Table):
 
 
 CHANGEABLE = ("rollout", "selection", "advantage", "loss", "reference", "learner", "validation", "domain", "shape")
+
+
+class Rule(Table):
+    """What is done when a trigger fires, in any stage: `when` names the trigger (longthink/control).
+
+    next: the next stage. reset: a hard reset of reference and optimizer. rollback: back to the best validated checkpoint of
+    the stage, its optimizer included. set: nothing but the changes. pause: stop after this step; `--resume` goes on. stop:
+    end the run.
+    """
+
+    when: dict[str, Any]
+    do: Literal["next", "reset", "rollback", "set", "pause", "stop"]
+    set: dict[str, dict[str, Any]] = Field({}, description="keys that change with it, by table: { loss = { kl = 0.01 } }")
+    scale: dict[str, dict[str, float]] = Field({}, description="numbers that are multiplied: { learner = { lr = 0.5 } }")
+    times: int = Field(1, ge=1, description="at most so often in a run")
+    cooldown: int = Field(0, ge=0, description="steps before it may act again, beside the history the trigger needs")
 
 
 class Stage(Table):

@@ -11,7 +11,6 @@ from longthink import checkpoint
 from longthink.advantage import advantages
 from longthink.clusters.local import LocalCluster
 from longthink.collect import Grading, Journal, collect, rollout_rows
-from longthink.control.base import Trigger
 from longthink.data import DataSource, load_domains
 from longthink.errors import LearnerError
 from longthink.evaluate import Evaluation, evaluate
@@ -29,7 +28,7 @@ from longthink.rewards.base import Reward
 from longthink.run import Run
 from longthink.settings import Settings, fold
 from longthink.shape import Parts, pin_files
-from longthink.stages import stage_end
+from longthink.stages import Triggers, decision
 from longthink.summarize import summarize
 from longthink.tensorboard import TensorBoard
 from longthink.trial import tried_files
@@ -82,7 +81,7 @@ class Training:
         self.grading = Grading(rewards)
         parts = {name: part for r in recipe.staged for name, part in Parts(r.shape).verifiers.items()}
         self.second = load_part(Reward, recipe.probe.reward, "probe.reward") if recipe.probe.every else None
-        self.triggers = [load_part(Trigger, s.until, f"stage.{i}.until") if s.until else None for i, s in enumerate(recipe.stage)]
+        self.triggers = Triggers(recipe)
         self.tokenizer = model.tokenizer
         self.side_files = model.side_files()
         self.limits = prompt_limits(recipe, model.config)
@@ -226,10 +225,10 @@ class Training:
             self.board.write(run.rows[-1])
         run.step = step
         self._refuse_silence()
-        event = run.recorded.get(step) or stage_end(self.recipe, settings, run, self.triggers)
+        event = run.recorded.get(step) or decision(self.recipe, settings, run, self.triggers)
         if event is not None:
             run.append_event(event)
-            self.progress.note(f"step {step}: {event['rule']} -> {event['action']}")
+            self.progress.note(f"step {step}: {event['rule']} -> {_in_words(event['action'])}")
             self._act(event)
         reference = settings.recipe.reference
         if reference.replace_every and step % reference.replace_every == 0:
@@ -256,14 +255,19 @@ class Training:
     # -- control ------------------------------------------------------------------------------------------------
 
     def _act(self, event: Mapping[str, Any]) -> None:
-        """Begin the stage an event names, from the checkpoint it names."""
-        stage, origin = self.recipe.stage[event["action"]["stage"]], int(event["action"]["from_step"])
+        """Do what an event says: begin a stage, reset, go back to a checkpoint, or end the run for now."""
+        action = event["action"]
+        stage = self.recipe.stage[action["stage"]] if "stage" in action else None
+        hard = action.get("do") == "reset" or (stage is not None and stage.reset == "hard")
+        origin = int(action.get("from_step", event["step"]))
         if origin != event["step"]:
             source = checkpoint.checkpoint_path(self.run.folder, origin)
             checkpoint.verify(source)
-            self.cluster.load(source, optimizer=stage.reset != "hard")
-        if stage.reset != "nothing":
-            self._replace_reference(hard=stage.reset == "hard")
+            self.cluster.load(source, optimizer=not hard)
+        if hard or (stage is not None and stage.reset == "reference"):
+            self._replace_reference(hard=hard)
+        if action.get("do") == "pause":
+            self.progress.stop_requested = True
         self.run.policy_version += 1
         self.cluster.sync(self.run.policy_version)
 
@@ -335,3 +339,11 @@ class Training:
         best = run.best(fold(self.recipe, run.events).stage)
         named = {int(e["action"]["from_step"]) for e in run.events if e["step"] > min(newest) and "from_step" in e["action"]}
         checkpoint.prune(run.folder, newest | named | ({int(best["step"])} if best else set()))
+
+
+def _in_words(action: Mapping[str, Any]) -> str:
+    """What an event does, for the terminal."""
+    what = f"stage {action['stage']}" if "stage" in action else str(action["do"])
+    back = f" from step {action['from_step']}" if "from_step" in action else ""
+    changed = [f"{table}.{key} = {value}" for table, keys in action.get("set", {}).items() for key, value in keys.items()]
+    return what + back + (f"; {', '.join(changed)}" if changed else "")

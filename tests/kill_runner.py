@@ -85,7 +85,24 @@ STILL: dict[str, Any] = {
     "learner": {"lr": 1e-3, "minibatch_prompts": 2},
     "reference": {"replace_every": 2},
 }
-RECIPES = {"stages": RECIPE, "schedules": SCHEDULES, "still": STILL}
+# Rules that act one after another: a change, a rollback, a hard reset, the next stage, the end.
+OFTEN = {"kind": "mismatch", "above": 1e-12, "over": 1}
+RULES: dict[str, Any] = {
+    **{k: RECIPE[k] for k in ("seed", "task", "reward", "workers", "rollout", "learner", "validation")},
+    "name": "rules",
+    "loss": {"kl": 0.01},
+    "checkpoint": {"every": 3},
+    "budget": {"max_steps": 9},
+    "stage": [{"rollout": {"window": 24}, "max_steps": 50}, {"rollout": {"window": 32}}],
+    "rule": [
+        {"when": OFTEN, "do": "set", "scale": {"learner": {"lr": 0.5}}, "set": {"loss": {"entropy": 0.001}}},
+        {"when": {"kind": "all", "of": [OFTEN]}, "do": "rollback", "set": {"rollout": {"temperature": 0.9}}},
+        {"when": OFTEN, "do": "reset"},
+        {"when": OFTEN, "do": "next"},
+        {"when": {"kind": "hold", "steps": 2, "of": OFTEN}, "do": "stop"},
+    ],
+}
+RECIPES = {"rules": RULES, "stages": RECIPE, "schedules": SCHEDULES, "still": STILL}
 
 
 def recipe(model: str, variant: str) -> Recipe:

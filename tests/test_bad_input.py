@@ -131,7 +131,7 @@ def test_recipes(model: Path, tmp_path: Path, changes: dict[str, object], words:
         ({"pools": {"retire_right": 2}}, "problems that come again"),
         ({"reference": {"optimizer": "reset"}, "loss": {"kl": 0.1}}, "does nothing without reference.replace_every"),
         ({"stage": [{"until": {"foo": 1}}], "validation": {"every": 1}}, "has no `kind`"),
-        ({"stage": [{"until": {"kind": "lenghten"}}], "validation": {"every": 1}}, "expected one of lengthen"),
+        ({"stage": [{"until": {"kind": "lenghten"}}], "validation": {"every": 1}}, "is 'lenghten', expected one of all, any"),
         ({"shape": {"kind": "accuracy"}}, "write [[shape]]"),
         ({"shape": [{"kind": "accuracy", "weight": "2"}]}, "weight is '2', expected a number"),
         ({"rollout": {"window": 16, "graded_tokens": 16}}, "it does nothing"),

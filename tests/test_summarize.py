@@ -52,6 +52,7 @@ def test_two_groups_by_hand():
             "length/min": 2,
             "length/max": 16,
             "length/clip_ratio": 1 / 6,
+            "length/looping_share": 0.0,
             "reward/lenient_mean": 2 / 6,
             "length/right_mean": 5,
             "length/wrong_mean": (10 + 16 + 2 + 4) / 4,

@@ -5,15 +5,36 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from longthink.part import Part
+from longthink.stats import Interval, slope_interval
 
-__all__ = ["Rows", "Trigger"]
+__all__ = ["Rows", "Trigger", "latest", "mean_of", "slope"]
 
 Rows = Sequence[Mapping[str, Any]]
 
 
 class Trigger(Part):
-    """Decides when a stage ends."""
+    """Decides when a stage ends, or when a rule acts."""
 
     @abstractmethod
     def fires(self, rows: Rows) -> dict[str, Any] | None:
-        """The numbers that end the stage, or None to go on. `rows` are the stage's metrics so far, oldest first."""
+        """The numbers that decide it, or None to go on.
+
+        `rows` are the metrics since the stage began, or since the last event that acted in it, oldest first.
+        """
+
+
+def latest(rows: Rows, key: str, count: int) -> list[float]:
+    """The last `count` values of a metric, oldest first; empty where there are fewer."""
+    values = [float(r[key]) for r in rows if key in r]
+    return values[-count:] if len(values) >= count else []
+
+
+def mean_of(rows: Rows, key: str, over: int) -> float | None:
+    """The mean of the last `over` values of a metric, or None where there are fewer."""
+    values = latest(rows, key, over)
+    return sum(values) / len(values) if values else None
+
+
+def slope(rows: Rows, key: str) -> Interval:
+    """Change per step of a metric over all rows, with its 95 % interval."""
+    return slope_interval([float(r["step"]) for r in rows], [float(r[key]) for r in rows])

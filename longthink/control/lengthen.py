@@ -4,8 +4,7 @@ from typing import Any
 
 from pydantic import Field
 
-from longthink.control.base import Rows, Trigger
-from longthink.stats import Interval, slope_interval
+from longthink.control.base import Rows, Trigger, slope
 
 __all__ = ["Lengthen"]
 
@@ -30,9 +29,9 @@ class Lengthen(Trigger):
         checked = [r for r in rows if "validation/accuracy" in r][-max(self.validations, self.rising_over) :]
         if len(checked) < self.validations:
             return None
-        accuracy = _slope(checked[-self.validations :], "validation/accuracy")
+        accuracy = slope(checked[-self.validations :], "validation/accuracy")
         checked = checked[-self.rising_over :]
-        length, clipped = _slope(checked, "validation/mean_tokens"), _slope(checked, "validation/truncated_share")
+        length, clipped = slope(checked, "validation/mean_tokens"), slope(checked, "validation/truncated_share")
         if accuracy.low > 0 or max(length.low, clipped.low) <= 0:
             return None
         rising = [name for name, slope in (("length", length), ("clip ratio", clipped)) if slope.low > 0]
@@ -46,8 +45,3 @@ class Lengthen(Trigger):
             "clip_ratio_slope": clipped._asdict(),
             "rising": " and ".join(rising),
         }
-
-
-def _slope(rows: Rows, key: str) -> Interval:
-    """Change per step of a metric, with its interval."""
-    return slope_interval([float(r["step"]) for r in rows], [float(r[key]) for r in rows])

@@ -1,0 +1,21 @@
+import pytest
+
+from longthink.control.kl_spike import KlSpike
+
+
+@pytest.mark.parametrize(
+    ("values", "fires"),
+    [
+        ((0.02, 0.03, 0.02, 0.2), True),
+        ((0.02, 0.03, 0.02, 0.1), False),  # five times the median is not above it
+        ((0.001, 0.001, 0.001, 0.009), False),  # below the floor
+        ((0.02, 0.5, 0.02, 0.03), False),  # the spike is over
+        ((0.02, 0.02, 0.2), False),  # too few to know what is usual
+    ],
+)
+def test_spikes(values, fires):
+    rows = [{"step": i, "loss/kl/mean": v} for i, v in enumerate(values)]
+    evidence = KlSpike(over=3).fires(rows)
+    assert (evidence is not None) is fires
+    if fires:
+        assert evidence == {"kl": 0.2, "median_before": 0.02}
