@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from longthink.errors import LongthinkError, RecipeError
 
@@ -63,6 +64,14 @@ def _parser() -> argparse.ArgumentParser:
     r = verbs.add_parser("report", help="write report.html for a run folder")
     r.add_argument("run", type=Path)
     r.set_defaults(command=_report)
+    s = verbs.add_parser("set", help="change keys of a run, live or paused: it takes them after its next step")
+    s.add_argument("run", type=Path)
+    s.add_argument("changes", nargs="+", metavar="a.b=c")
+    s.set_defaults(command=_set)
+    g = verbs.add_parser("stage", help="tell a run, live or paused, what to do after its next step")
+    g.add_argument("run", type=Path)
+    g.add_argument("do", choices=["next", "reset", "rollback", "pause", "stop"])
+    g.set_defaults(command=_stage)
     _grading_parsers(verbs)
     return parser
 
@@ -139,6 +148,42 @@ def _checkpoint_of(text: str) -> Path:
     if at and (not step.isdigit() or int(step) not in found):
         raise RecipeError(f"--from {text}: no checkpoint of step {step!r}; there are {', '.join(map(str, found))}")
     return checkpoint_path(Path(run), int(step) if at else found[-1])
+
+
+def _set(args: argparse.Namespace) -> int:
+    from longthink.recipe import override
+    from longthink.run import Run
+    from longthink.settings import fold
+    from longthink.storage import read_lines
+    from longthink.tables import CHANGEABLE
+
+    run = Run.open(args.run, None)
+    changes: dict[str, Any] = {}
+    for text in args.changes:
+        override(changes, text)
+    if strange := sorted(changes.keys() - set(CHANGEABLE)):
+        raise RecipeError(f"set: {strange[0]} cannot change in a run; expected keys of {', '.join(CHANGEABLE)}")
+    try:
+        fold(run.recipe, read_lines(args.run / "events.jsonl")).recipe.changed(changes)
+    except ValueError as error:
+        raise RecipeError(f"set: {error}") from None
+    run.ask({"do": "set", "set": changes})
+    print(f"{args.run} takes it after its next step; see events.jsonl")
+    return 0
+
+
+def _stage(args: argparse.Namespace) -> int:
+    from longthink.run import Run
+    from longthink.settings import fold
+    from longthink.storage import read_lines
+
+    run = Run.open(args.run, None)
+    events = read_lines(args.run / "events.jsonl")
+    if args.do == "next" and fold(run.recipe, events).stage + 1 >= len(run.recipe.stage):
+        raise RecipeError(f"stage: {args.run} is in its last stage; there is no next one")
+    run.ask({"do": args.do})
+    print(f"{args.run} will {args.do} after its next step; see events.jsonl")
+    return 0
 
 
 def _eval(args: argparse.Namespace) -> int:

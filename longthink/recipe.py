@@ -72,23 +72,21 @@ class Recipe(Table):
 
     @property
     def staged(self) -> tuple["Recipe", ...]:
-        """What is in force in each stage, as a recipe without stages; the recipe itself where it has none."""
+        """What is in force in each stage, as a recipe without stages and rules; one of them where it has no stages."""
         made: list[Recipe] = []
         for index, stage in enumerate(self.stage):
             before = made[-1] if made else self.model_copy(update={"stage": (), "rule": ()})
             try:
                 made.append(before.changed(stage.changes))
-            except ValidationError as e:
-                raise ValueError("; ".join(f"stage.{index}: {_explain(dict(error))}" for error in e.errors())) from None
             except ValueError as e:
                 raise ValueError(f"stage.{index}: {e}") from None
-        return tuple(made) or (self,)
+        return tuple(made) or (self.model_copy(update={"rule": ()}),)
 
     def changed(self, changes: Mapping[str, Any]) -> "Recipe":
         """The recipe with some keys of its tables changed, checked as any other.
 
         A window takes a cycle away, domains are named by their names, `shape` takes the place of all parts there were.
-        Raises: ValueError (a pydantic ValidationError for a wrong key or value).
+        Raises: ValueError that names what is wrong.
         """
         table = self.model_dump(mode="json")
         for name, change in changes.items():
@@ -102,7 +100,10 @@ class Recipe(Table):
                     domains[domain] |= keys
             else:
                 table[name] |= ({"cycle": None} if name == "rollout" and "window" in change else {}) | dict(change)
-        return Recipe.model_validate_json(json.dumps(table, default=str), strict=True)
+        try:
+            return Recipe.model_validate_json(json.dumps(table, default=str), strict=True)
+        except ValidationError as e:
+            raise ValueError("; ".join(_explain(dict(error)) for error in e.errors())) from None
 
     @property
     def domains(self) -> tuple[DomainSettings, ...]:

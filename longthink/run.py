@@ -133,6 +133,16 @@ class Run:
             storage.append_lines(self.folder / "events.jsonl", [event])
         self.events.append(event)
 
+    def request(self) -> dict[str, Any] | None:
+        """What was asked for by hand (`ask`) and is not yet an event, oldest first; None when there is nothing."""
+        done = sum(e["kind"] == "hand" for e in [*self.events, *self.recorded.values()])
+        asked = storage.read_lines(self.folder / "requests.jsonl")
+        return dict(asked[done]) if len(asked) > done else None
+
+    def ask(self, action: Mapping[str, Any]) -> None:
+        """Leave an action for the run to take after its next step; it may be running in another process, or paused."""
+        storage.append_lines(self.folder / "requests.jsonl", [dict(action)])
+
     def best(self, stage: int) -> dict[str, Any] | None:
         """The row of the best validation in a stage, the latest among equals."""
         rows = [r for r in self.rows if "validation/accuracy" in r and r["stage"] == stage]

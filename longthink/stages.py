@@ -24,12 +24,15 @@ class Triggers:
 
 
 def decision(recipe: Recipe, settings: Settings, run: Run, triggers: Triggers) -> Event | None:
-    """The event after the run's last step, with its evidence, or None: the first rule whose trigger fires, else the stage's end.
+    """The event after the run's last step, with its evidence, or None.
 
-    Triggers see the rows of the stage since the last event, so that what led to a decision does not lead to it again.
+    It is what was asked for by hand, else what the first rule does whose trigger fires, else the stage's end. Triggers see
+    the rows of the stage since the last event, so that what led to a decision does not lead to it again.
     """
     since = max([settings.begun, *(int(e["step"]) for e in run.events)])
     rows = [r for r in run.rows if r["stage"] == settings.stage and (r["step"] > since or not since)]
+    if (asked := run.request()) is not None:
+        return _by_hand(recipe, settings, run, asked)
     for index, rule in enumerate(recipe.rule):
         before = [int(e["step"]) for e in run.events if e["action"].get("rule") == index]
         if len(before) >= rule.times or (before and run.step - before[-1] <= rule.cooldown):
@@ -42,12 +45,26 @@ def decision(recipe: Recipe, settings: Settings, run: Run, triggers: Triggers) -
         if rule.do == "next":
             event = _next(recipe, settings, run, name, evidence)
             return event | {"kind": "rule", "action": event["action"] | {"rule": index}}
-        action: dict[str, Any] = {"do": rule.do, "rule": index, "set": changes_of(settings.recipe, rule)}
-        if rule.do == "rollback":
-            best = run.best(settings.stage)
-            action["from_step"] = int(best["step"]) if best is not None else run.step
+        action = {"do": rule.do, "rule": index, "set": changes_of(settings.recipe, rule)} | _origin(rule.do, settings, run)
         return {"step": run.step, "kind": "rule", "rule": name, "action": action, "evidence": evidence}
     return _stage_end(recipe, settings, run, triggers.stages, rows)
+
+
+def _by_hand(recipe: Recipe, settings: Settings, run: Run, asked: dict[str, Any]) -> Event:
+    """The event of a request; one that has become impossible changes nothing and says why."""
+    if asked["do"] == "next" and settings.stage + 1 < len(recipe.stage):
+        return _next(recipe, settings, run, "by hand", {"asked": asked}) | {"kind": "hand"}
+    action: dict[str, Any] = {**asked, **_origin(asked["do"], settings, run)}
+    evidence: dict[str, Any] = {"asked": asked}
+    if asked["do"] == "next":
+        action, evidence["refused"] = {"do": "set", "set": {}}, "there is no next stage"
+    return {"step": run.step, "kind": "hand", "rule": "by hand", "action": action, "evidence": evidence}
+
+
+def _origin(do: str, settings: Settings, run: Run) -> dict[str, int]:
+    """Where a rollback goes: the best validated checkpoint of the stage; nothing for other actions."""
+    best = run.best(settings.stage)
+    return {"from_step": int(best["step"]) if best is not None else run.step} if do == "rollback" else {}
 
 
 def _stage_end(

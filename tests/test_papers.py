@@ -18,13 +18,17 @@ from longthink.shaping.base import Shape
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "docs" / "papers.md").read_text()
 BASE = {"name": "r", "model": {"path": "m"}, "task": {"kind": "countdown"}, "reward": {"kind": "math"}}
-DOCS = [(ROOT / "docs" / name).read_text() for name in ("papers.md", "rewards.md")]
+DOCS = [(ROOT / "docs" / name).read_text() for name in ("papers.md", "rewards.md", "control.md")]
 BLOCKS = [block for text in DOCS for block in re.findall(r"```toml\n(.*?)```", text, re.DOTALL)]
 
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_recipes_in_the_docs_validate(block: str) -> None:
-    recipe = parse_recipe(BASE | tomllib.loads(block), "docs")
+    base = {k: v for k, v in BASE.items() if k not in ("task", "reward")} | {"validation": {"every": 1}}
+    halves = [{"name": n, "task": BASE["task"], "reward": BASE["reward"]} for n in ("code", "math")]
+    both = "domain.code" in block
+    window = {"validation": {"every": 1, "window": 8}}
+    recipe = parse_recipe((base | {"domain": halves} if both else BASE | window) | tomllib.loads(block), "docs")
     assert len(Parts(recipe.shape).names) == len(recipe.shape)
 
 
