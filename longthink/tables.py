@@ -185,6 +185,7 @@ class LearnerSettings(Table):
         2048, ge=1, description="tokens held at once, before padding in attention; changes memory, not results"
     )
     head_chunk: int = Field(2048, ge=1, description="rows of logits held at once")
+    non_finite: Literal["error", "skip"] = Field("error", description="an update whose loss or gradient is not finite")
     checkpoint_layers: bool = Field(False, description="recompute layers in the backward pass to save memory")
 
 

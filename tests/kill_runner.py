@@ -37,13 +37,14 @@ RECIPE: dict[str, Any] = {
 
 
 COUNTDOWN = {"kind": "countdown", "count": 2, "high": 6, "min_target": 2}
+FEW = {"kind": "file", "train": "few.jsonl", "validation": "few.jsonl"}
 # Every schedule at once: a cyclic window, an annealed KL, a reference replaced with the optimizer, an adaptive entropy bonus,
 # refilled steps with carried prompts, pools over a file, a mixture, and parts of every kind.
 SCHEDULES: dict[str, Any] = {
     **{k: RECIPE[k] for k in ("seed", "workers", "checkpoint")},
     "name": "schedules",
     "domain": [
-        {"name": "few", "weight": 0.5, "task": {"kind": "file", "train": "few.jsonl"}, "reward": {"kind": "countdown"}},
+        {"name": "few", "weight": 0.5, "task": FEW, "reward": {"kind": "countdown"}},
         {"name": "more", "weight": 0.5, "task": COUNTDOWN | {"seed": 1}, "reward": {"kind": "countdown"}},
     ],
     "shape": [
@@ -85,21 +86,24 @@ STILL: dict[str, Any] = {
     "learner": {"lr": 1e-3, "minibatch_prompts": 2},
     "reference": {"replace_every": 2},
 }
-# Rules that act one after another: a change, a rollback, a hard reset, the next stage, the end.
+# Eight stages, two hard resets, a rollback, a change by rule, and a domain that grows, with nobody's hand on it.
 OFTEN = {"kind": "mismatch", "above": 1e-12, "over": 1}
 RULES: dict[str, Any] = {
-    **{k: RECIPE[k] for k in ("seed", "task", "reward", "workers", "rollout", "learner", "validation")},
+    **{k: SCHEDULES[k] for k in ("seed", "workers", "domain", "checkpoint")},
     "name": "rules",
+    "rollout": {"prompts": 4, "group_size": 4},
     "loss": {"kl": 0.01},
-    "checkpoint": {"every": 3},
-    "budget": {"max_steps": 9},
-    "stage": [{"rollout": {"window": 24}, "max_steps": 50}, {"rollout": {"window": 32}}],
+    "learner": {"lr": 1e-3, "minibatch_prompts": 2},
+    "validation": {"every": 1, "problems": 2, "samples": 2, "window": 32},
+    "budget": {"max_steps": 18},
+    "stage": [
+        {"rollout": {"window": 20 + 2 * i}, "max_steps": 2, **({"domain": {"few": {"weight": 2.0}}} if i == 4 else {})}
+        for i in range(8)
+    ],
     "rule": [
-        {"when": OFTEN, "do": "set", "scale": {"learner": {"lr": 0.5}}, "set": {"loss": {"entropy": 0.001}}},
+        {"when": {"kind": "hold", "steps": 2, "of": OFTEN}, "do": "reset", "times": 2, "cooldown": 5},
         {"when": {"kind": "all", "of": [OFTEN]}, "do": "rollback", "set": {"rollout": {"temperature": 0.9}}},
-        {"when": OFTEN, "do": "reset"},
-        {"when": OFTEN, "do": "next"},
-        {"when": {"kind": "hold", "steps": 2, "of": OFTEN}, "do": "stop"},
+        {"when": {"kind": "any", "of": [OFTEN]}, "do": "set", "scale": {"learner": {"lr": 0.5}}},
     ],
 }
 RECIPES = {"rules": RULES, "stages": RECIPE, "schedules": SCHEDULES, "still": STILL}

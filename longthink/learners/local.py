@@ -179,11 +179,15 @@ class LocalLearner:
         if self.reduce is not None:
             self.reduce([p.grad for p in parameters if p.grad is not None])
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.settings.grad_clip))
+        if not math.isfinite(norm) and self.settings.non_finite == "skip":
+            if self.rank == 0:
+                sums.add("learner/non_finite/sum", 1, None)
+            return
         if not math.isfinite(norm):
             raise LearnerError(
                 f"update {self.updates}: the loss or its gradient is not finite (norm {norm}); the weights are as before this "
-                "update. Look at mismatch/logprob_gap and learner/grad_norm of the last steps; lower learner.lr or use "
-                "model.dtype = 'float32'"
+                "update. Look at mismatch/logprob_gap and learner/grad_norm of the last steps; lower learner.lr, use "
+                "model.dtype = 'float32', or go on without such updates by learner.non_finite = 'skip'"
             )
         rate = learning_rate(self.updates, self.settings)
         for group in self.optimizer.param_groups:
@@ -194,6 +198,7 @@ class LocalLearner:
         sums.add("learner/lr/mean", rate, 1)
         if self.rank == 0:
             sums.add("learner/updates/sum", 1, None)
+            sums.add("learner/non_finite/sum", 0, None)
 
     def _backward(
         self, batch: Batch, micro: _MicroBatch, weights: Tensor, loss: LossSettings, temperature: float, sums: Sums

@@ -768,3 +768,16 @@ def test_the_kl_is_zero_right_after_freezing_and_not_later():
     assert second["loss/kl/mean"] > 1e-8
     made.freeze_reference()
     assert 0 <= step(made, batch)["loss/kl/mean"] < 1e-14
+
+
+def test_an_update_that_is_not_finite_may_be_skipped_and_is_counted():
+    batch = make_batch()
+    made = learner(ONE_PASS.model_copy(update={"non_finite": "skip"}))
+    before = copy.deepcopy(made.decoder)
+    bad = made.logprobs(batch, LossSettings(), TEMPERATURE)
+    bad = bad.with_(
+        advantages=np.where(bad.group[bad.row] < 2, np.inf, bad.advantages).astype(np.float32)
+    )  # the first update of three
+    row = made.update(bad, LossSettings(), TEMPERATURE).means()
+    assert (row["learner/non_finite/sum"], row["learner/updates/sum"], made.updates) == (1, 2, 2)
+    assert all(torch.isfinite(p).all() for p in made.decoder.parameters()) and not bitwise(made.decoder, before)
