@@ -369,10 +369,10 @@ def _page(run: _Run) -> str:
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <title>{title}</title><style>{CSS}</style></head><body>
 <h1>{title}</h1><p class="note">{" · ".join(facts)}</p>{verdict}
-{_rows_table("numbers", COLUMNS, _summary_rows(run.summary))}
+{_rows_table("numbers", COLUMNS, _summary_rows(run.summary))}{_events(run.events)}
 <h2>Figures</h2>{empty}<p class="note">Light points are steps, the line is their running mean within a stage.
 A solid grey line with a number starts a stage, a dashed one is another event.</p><div class="grid">{"".join(panels)}</div>
-{_events(run.events)}{_recipe(run.recipe)}
+{_recipe(run.recipe)}
 </body></html>
 """
 

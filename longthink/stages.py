@@ -45,7 +45,8 @@ def decision(recipe: Recipe, settings: Settings, run: Run, triggers: Triggers) -
         if rule.do == "next":
             event = _next(recipe, settings, run, name, evidence)
             return event | {"kind": "rule", "action": event["action"] | {"rule": index}}
-        action = {"do": rule.do, "rule": index, "set": changes_of(settings.recipe, rule)} | _origin(rule.do, settings, run)
+        changes = changes_of(settings.recipe, rule)
+        action = {"do": rule.do, "rule": index} | ({"set": changes} if changes else {}) | _origin(rule.do, settings, run)
         return {"step": run.step, "kind": "rule", "rule": name, "action": action, "evidence": evidence}
     return _stage_end(recipe, settings, run, triggers.stages, rows)
 

@@ -29,4 +29,4 @@ class Hold(Trigger):
             return None
         inner = load_part(Trigger, self.of)
         found = [inner.fires(rows[: len(rows) - back]) for back in range(self.steps)]
-        return None if any(evidence is None for evidence in found) else found[0]
+        return None if any(evidence is None for evidence in found) else {"held_steps": self.steps, **(found[0] or {})}
