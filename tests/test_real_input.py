@@ -87,13 +87,14 @@ def test_two_steps_of_the_deepscaler_recipe(tmp_path: Path, source: str) -> None
         "rollout.prompts=4",
         "learner.minibatch_prompts=2",
         "rollout.window=48",
+        "stage=[]",
         "loss.kl=0.0",
         "loss.entropy=0.0",
         "validation.every=0",
         "budget.max_steps=2",
     ]
     sets = [argument for text in shrunk for argument in ("--set", text)]
-    recipe = str(ROOT / "recipes" / "deepscaler_1.5b_8k.toml")
+    recipe = str(ROOT / "recipes" / "deepscaler_1.5b.toml")
     assert main(["train", recipe, "--out", str(tmp_path / "run"), *sets]) == 0
     metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in metrics] == [0, 1, 2]

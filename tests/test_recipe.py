@@ -83,10 +83,16 @@ def test_a_recipe_cannot_be_changed_afterwards(recipe_file: Path) -> None:
         recipe.seed = 1  # type: ignore[misc]
 
 
-def test_deepscaler_first_stage_has_the_published_values() -> None:
-    recipe = load_recipe(ROOT / "recipes" / "deepscaler_1.5b_8k.toml")
+def test_deepscaler_has_the_published_values() -> None:
+    recipe = load_recipe(ROOT / "recipes" / "deepscaler_1.5b.toml")
+    assert [(s.rollout.window, s.rollout.group_size) for s in recipe.staged] == [(8192, 8), (16384, 16), (24576, 16)]
+    assert [s.max_steps for s in recipe.stage] == [1040, 480, 0] and [s.reset for s in recipe.stage] == [
+        "nothing",
+        "hard",
+        "hard",
+    ]
     r, loss, learner, validation = recipe.rollout, recipe.loss, recipe.learner, recipe.validation
-    assert (r.prompts, r.group_size, r.window, r.temperature, r.top_p, r.top_k) == (128, 8, 8192, 0.6, 1.0, 0)
+    assert (r.prompts, r.group_size, r.temperature, r.top_p, r.top_k) == (128, 8, 0.6, 1.0, 0)
     assert (r.max_prompt_tokens, r.long_prompts, r.truncated) == (1024, "drop", "zero")
     assert (recipe.advantage.std, recipe.advantage.epsilon) == ("unbiased", 1e-6)
     assert (loss.kind, loss.aggregation, loss.clip_low, loss.clip_high) == ("grpo", "token_mean", 0.2, 0.2)
@@ -95,7 +101,7 @@ def test_deepscaler_first_stage_has_the_published_values() -> None:
     assert (learner.weight_decay, learner.grad_clip, learner.minibatch_prompts, learner.epochs) == (0.01, 1.0, 64, 1)
     assert (validation.every, validation.problems, validation.samples, validation.temperature) == (20, 30, 8, 0.6)
     assert validation.window == 0, "validated in the window in force"
-    assert recipe.budget.max_steps == 1040
+    assert recipe.budget.max_steps == 1770
     assert recipe.reward == {"kind": "math", "grader": "deepscaler", "scope": "deepscaler", "think": "template"}
     assert recipe.task["prompt"] == "deepscaler"
 
@@ -105,7 +111,7 @@ def test_deepscaler_task_is_a_file_task() -> None:
     from longthink.tasks.base import Task
     from longthink.tasks.file import File
 
-    task = load_part(Task, load_recipe(ROOT / "recipes" / "deepscaler_1.5b_8k.toml").task)
+    task = load_part(Task, load_recipe(ROOT / "recipes" / "deepscaler_1.5b.toml").task)
     assert isinstance(task, File)
     assert task.train == "data/deepscaler.parquet" and task.shuffle
 

@@ -1,0 +1,81 @@
+"""The recipes of published runs take real steps on a tiny model that solves some problems; sizes shrunk by --set alone."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from longthink.folder import tiny_folder
+from longthink.recipe import load_recipe, parse_recipe
+from longthink.tasks.countdown import WORDS
+from longthink.train import train
+
+ROOT = Path(__file__).resolve().parents[1]
+TEMPLATE = "{{ bos_token }} {% for m in messages %}{{ m['content'] }} {% endfor %}<think>"
+COUNTDOWN = '{kind="countdown", count=2, high=6, min_target=2, seed=1}'
+SMALL = [
+    "model.device=cpu",
+    "model.dtype=float32",
+    "model.processes=1",
+    "model.threads=1",
+    "workers=1",
+    "engine.cache_gb=1.0",
+    "rollout.prompts=8",
+    "rollout.group_size=8",
+    "rollout.max_prompt_tokens=64",
+    "learner.lr=1e-4",
+    "learner.warmup_updates=0",
+    "learner.minibatch_prompts=4",
+    "budget.max_steps=2",
+    "validation.every=0",
+    "validation.window=0",
+]
+ONE = [f"task={COUNTDOWN}", 'reward={kind="countdown"}']
+PUBLISHED = {
+    "deepscaler_1.5b": [*ONE, 'stage=[{rollout={window=24}, max_steps=1}, {rollout={window=32}, reset="hard"}]'],
+    "open_rs3_1.5b": [*ONE, "rollout.window=32", "shape.0.max_length=32"],
+    "still3_1.5b": [*ONE, "rollout.window=32", "reference.replace_every=1"],
+    "siri_1.5b": [*ONE, 'rollout.cycle={shape="cosine", low=24, high=32, period=2}'],
+    "nvidia_1.5b": [
+        f"domain.{i}.{key}={value}" for i in range(5) for key, value in (("task", COUNTDOWN), ("reward", '{kind="countdown"}'))
+    ]
+    + ["rollout.window=32", 'stage=[{max_steps=1}, {domain={instructions={weight=100.0}}, reset="hard"}]'],
+}
+
+
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model fine-tuned by the same loop until some of its answers are right."""
+    root = tmp_path_factory.mktemp("warm")
+    tiny_folder(root / "model", WORDS, seed=0, template=TEMPLATE, hidden_size=32, num_hidden_layers=2, intermediate_size=64)
+    table: dict[str, Any] = {
+        "name": "warm",
+        "model": {"path": str(root / "model"), "dtype": "float32", "processes": 1, "threads": 1},
+        "task": {"kind": "countdown", "count": 2, "high": 6, "min_target": 2, "seed": 1, "give_up": 0.5},
+        "reward": {"kind": "countdown"},
+        "workers": 1,
+        "engine": {"kind": "teacher"},
+        "rollout": {"prompts": 128, "group_size": 1, "window": 200, "truncated": "as_graded"},
+        "loss": {"kind": "nll"},
+        "learner": {"lr": 5e-3, "minibatch_prompts": 16, "warmup_updates": 10},
+        "budget": {"max_steps": 25},
+        "checkpoint": {"every": 50},
+    }
+    return train(parse_recipe(table, "warm"), root / "run").last_checkpoint
+
+
+def test_every_published_run_is_here() -> None:
+    recipes = {p.stem for p in (ROOT / "recipes").glob("*.toml") if "countdown" not in p.stem}
+    assert recipes == set(PUBLISHED)
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_two_real_steps(name: str, warm: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(ROOT / "recipes" / f"{name}.toml", [f"model.path={warm}", *SMALL, *PUBLISHED[name]])
+    train(recipe, tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()][1:]
+    assert len(rows) == 2
+    assert any(r["group/constant_share"] < 1 and r.get("learner/grad_norm/mean", 0.0) > 0 for r in rows)
+    if recipe.stage:
+        assert [r["stage"] for r in rows] == [0, 1]
