@@ -151,37 +151,21 @@ def _checkpoint_of(text: str) -> Path:
 
 
 def _set(args: argparse.Namespace) -> int:
+    from longthink.hand import ask
     from longthink.recipe import override
-    from longthink.run import Run
-    from longthink.settings import fold
-    from longthink.storage import read_lines
-    from longthink.tables import CHANGEABLE
 
-    run = Run.open(args.run, None)
     changes: dict[str, Any] = {}
     for text in args.changes:
         override(changes, text)
-    if strange := sorted(changes.keys() - set(CHANGEABLE)):
-        raise RecipeError(f"set: {strange[0]} cannot change in a run; expected keys of {', '.join(CHANGEABLE)}")
-    try:
-        fold(run.recipe, read_lines(args.run / "events.jsonl")).recipe.changed(changes)
-    except ValueError as error:
-        raise RecipeError(f"set: {error}") from None
-    run.ask({"do": "set", "set": changes})
+    ask(args.run, {"do": "set", "set": changes})
     print(f"{args.run} takes it after its next step; see events.jsonl")
     return 0
 
 
 def _stage(args: argparse.Namespace) -> int:
-    from longthink.run import Run
-    from longthink.settings import fold
-    from longthink.storage import read_lines
+    from longthink.hand import ask
 
-    run = Run.open(args.run, None)
-    events = read_lines(args.run / "events.jsonl")
-    if args.do == "next" and fold(run.recipe, events).stage + 1 >= len(run.recipe.stage):
-        raise RecipeError(f"stage: {args.run} is in its last stage; there is no next one")
-    run.ask({"do": args.do})
+    ask(args.run, {"do": args.do})
     print(f"{args.run} will {args.do} after its next step; see events.jsonl")
     return 0
 

@@ -91,6 +91,8 @@ def changes_of(recipe: "Recipe", rule: "Rule") -> dict[str, dict[str, Any]]:
     changes = {table: dict(keys) for table, keys in rule.set.items()}
     for table, factors in rule.scale.items():
         for key, factor in factors.items():
+            if (table, key) == ("rollout", "window") and recipe.rollout.cycle:
+                raise ValueError("scale.rollout.window: a cycle is in force, whose window is not the recipe's")
             value = getattr(getattr(recipe, table, None), key, None)
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise ValueError(f"scale.{table}.{key} is no number of the recipe")

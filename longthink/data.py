@@ -84,10 +84,12 @@ class DataSource:
         self._places: dict[int, tuple[str, int]] = {}  # where the groups of this step came from
         refuse_unusable(self.tasks, pools is not None)
 
-    def begin(self, step: int, weights: Mapping[str, float] | None = None) -> None:
-        """A new step, with these weights from now on: what was drawn before cannot be given back any more."""
+    def begin(self, step: int, weights: Mapping[str, float] | None = None, max_prompt_tokens: int = 0) -> None:
+        """A new step, with these weights and so long prompts from now on: what was drawn cannot be given back any more."""
         self.step, self._places = step, {}
         self.weights = dict(weights or self.weights)
+        if max_prompt_tokens:
+            self.settings = self.settings.model_copy(update={"max_prompt_tokens": max_prompt_tokens})
 
     def draw(self, count: int) -> list[tuple[int, Problem, Ints]]:
         """The next `count` problems that fit and that the pools take, each with its group's number and prompt tokens."""

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 from longthink.contradictions import contradiction
 from longthink.errors import RecipeError
 from longthink.tables import (
+    CHANGEABLE,
     AdvantageSettings,
     BudgetSettings,
     CheckpointSettings,
@@ -32,6 +33,9 @@ from longthink.tables import (
 )
 
 __all__ = ["Recipe", "load_recipe", "nearest", "override", "parse_recipe"]
+
+
+FIXED = {"rollout": {"max_prompt_tokens", "long_prompts"}, "learner": {"checkpoint_layers"}}  # read once, at the start
 
 
 class Recipe(Table):
@@ -90,13 +94,22 @@ class Recipe(Table):
         """
         table = self.model_dump(mode="json")
         for name, change in changes.items():
+            if name not in CHANGEABLE:
+                raise ValueError(f"{name} cannot change in a run; expected keys of {', '.join(CHANGEABLE)}")
             if name == "shape":
                 table["shape"] = change
-            elif name == "domain":
+                continue
+            if not isinstance(change, Mapping):
+                raise ValueError(f"{name} is {change!r}, expected a table of keys")
+            if fixed := sorted(FIXED.get(name, set()) & change.keys()):
+                raise ValueError(f"{name}.{fixed[0]} cannot change in a run")
+            if name == "domain":
                 domains = {d["name"]: d for d in table["domain"]}
                 for domain, keys in change.items():
                     if domain not in domains:
                         raise ValueError(f"domain: {domain!r} is no domain; {nearest(domain, list(domains))}")
+                    if not isinstance(keys, Mapping) or keys.keys() - {"weight"}:
+                        raise ValueError(f"domain.{domain} is {keys!r}; only a domain's weight can change")
                     domains[domain] |= keys
             else:
                 table[name] |= ({"cycle": None} if name == "rollout" and "window" in change else {}) | dict(change)

@@ -134,14 +134,15 @@ class Run:
         self.events.append(event)
 
     def request(self) -> dict[str, Any] | None:
-        """What was asked for by hand (`ask`) and is not yet an event, oldest first; None when there is nothing."""
-        done = sum(e["kind"] == "hand" for e in [*self.events, *self.recorded.values()])
+        """What was asked for by hand (hand.py) and is not yet an event, oldest first; None when there is nothing.
+
+        While a resumed run repeats what it had decided, nothing new comes between.
+        """
+        if self.recorded:
+            return None
+        done = sum(e["kind"] == "hand" for e in self.events)
         asked = storage.read_lines(self.folder / "requests.jsonl")
         return dict(asked[done]) if len(asked) > done else None
-
-    def ask(self, action: Mapping[str, Any]) -> None:
-        """Leave an action for the run to take after its next step; it may be running in another process, or paused."""
-        storage.append_lines(self.folder / "requests.jsonl", [dict(action)])
 
     def best(self, stage: int) -> dict[str, Any] | None:
         """The row of the best validation in a stage, the latest among equals."""

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from longthink.control.base import Rows
+from longthink.errors import RecipeError
 from longthink.recipe import Recipe
 from longthink.schedules import entropy_coefficient, window_at
 from longthink.tables import LossSettings, RolloutSettings, Stage
 
-__all__ = ["Settings", "fold"]
+__all__ = ["Settings", "fold", "in_force"]
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,22 @@ def fold(recipe: Recipe, events: Iterable[Mapping[str, Any]], rows: Rows = ()) -
         if "stage" in event["action"]:
             stage, begun = int(event["action"]["stage"]), int(event["step"])
             began = begun if "cycle" in recipe.stage[stage].rollout else began
-    made = recipe.staged[stage]
-    for event in events:
-        made = made.changed(event["action"]["set"]) if event["action"].get("set") else made
+    made = in_force(recipe, stage, events)
     rollout = made.rollout
     if rollout.cycle:
         rollout = rollout.model_copy(update={"window": window_at(step - 1 - began, rollout.cycle)})
     entropies = [float(r["policy/entropy/mean"]) for r in rows if "policy/entropy/mean" in r]
     loss = made.loss.model_copy(update={"entropy": entropy_coefficient(entropies, made.loss)})
     return Settings(stage, begun, made, rollout, loss)
+
+
+def in_force(recipe: Recipe, stage: int, events: Iterable[Mapping[str, Any]]) -> Recipe:
+    """The recipe of a stage with what the events have set. Raises: RecipeError where the two contradict each other."""
+    made = recipe.staged[stage]
+    for event in events:
+        if event["action"].get("set"):
+            try:
+                made = made.changed(event["action"]["set"])
+            except ValueError as error:
+                raise RecipeError(f"what was set after step {event['step']} does not go with stage {stage}: {error}") from None
+    return made

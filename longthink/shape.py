@@ -106,4 +106,6 @@ def pin_files(recipe: Recipe) -> Recipe:
     domains = tuple(d.model_copy(update={"reward": pinned(d.reward)}) for d in recipe.domain)
     probe = recipe.probe.model_copy(update={"reward": pinned(recipe.probe.reward)})
     shape = tuple(map(pinned, recipe.shape))
-    return recipe.model_copy(update={"reward": pinned(recipe.reward), "domain": domains, "probe": probe, "shape": shape})
+    stages = tuple(s if s.shape is None else s.model_copy(update={"shape": tuple(map(pinned, s.shape))}) for s in recipe.stage)
+    tables = {"reward": pinned(recipe.reward), "domain": domains, "probe": probe, "shape": shape, "stage": stages}
+    return recipe.model_copy(update=tables)

@@ -1,16 +1,17 @@
 """What happens after a step: a rule acts, a stage ends, or nothing; pure, from the run's rows and events."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from longthink.contradictions import changes_of
 from longthink.control.base import Trigger
+from longthink.errors import LongthinkError
 from longthink.part import load_part
 from longthink.recipe import Recipe
 from longthink.run import Run
-from longthink.settings import Settings
+from longthink.settings import Settings, in_force
 
-__all__ = ["Triggers", "decision"]
+__all__ = ["Triggers", "changes_nothing", "decision"]
 
 Event = dict[str, Any]
 
@@ -23,13 +24,34 @@ class Triggers:
         self.rules = [load_part(Trigger, rule.when, f"rule.{i}.when") for i, rule in enumerate(recipe.rule)]
 
 
-def decision(recipe: Recipe, settings: Settings, run: Run, triggers: Triggers) -> Event | None:
+def decision(recipe: Recipe, settings: Settings, run: Run, triggers: Triggers, fit: Callable[[Recipe], object]) -> Event | None:
     """The event after the run's last step, with its evidence, or None.
 
     It is what was asked for by hand, else what the first rule does whose trigger fires, else the stage's end. Triggers see
-    the rows of the stage since the last event, so that what led to a decision does not lead to it again.
+    the rows of the stage since the last event that changed something, so that what led to a decision does not lead to it again.
+    An event whose changes would not go with what is in force, now or in a later stage, or that `fit` refuses, changes
+    nothing and says why in its evidence.
     """
-    since = max([settings.begun, *(int(e["step"]) for e in run.events)])
+    event = _event(recipe, settings, run, triggers)
+    if event is None or not event["action"].get("set"):
+        return event
+    try:
+        for stage in range(event["action"].get("stage", settings.stage), len(recipe.staged)):
+            fit(in_force(recipe, stage, [*run.events, event]))
+    except (LongthinkError, ValueError) as why:
+        kept = {k: v for k, v in event["action"].items() if k in ("rule", "stage", "from_step")}
+        kept = kept if "stage" in kept else {**kept, "do": "set"}
+        return {**event, "action": kept, "evidence": {**event["evidence"], "refused": str(why)}}
+    return event
+
+
+def changes_nothing(action: dict[str, Any]) -> bool:
+    """Whether an event left weights and settings as they were: a pause, or something refused."""
+    return action.get("do") == "pause" or (action.get("do") == "set" and not action.get("set"))
+
+
+def _event(recipe: Recipe, settings: Settings, run: Run, triggers: Triggers) -> Event | None:
+    since = max([settings.begun, *(int(e["step"]) for e in run.events if not changes_nothing(e["action"]))])
     rows = [r for r in run.rows if r["stage"] == settings.stage and (r["step"] > since or not since)]
     if (asked := run.request()) is not None:
         return _by_hand(recipe, settings, run, asked)
@@ -41,12 +63,13 @@ def decision(recipe: Recipe, settings: Settings, run: Run, triggers: Triggers) -
             continue
         if (evidence := triggers.rules[index].fires(rows)) is None:
             continue
-        name = str(rule.when["kind"])
+        name, target = str(rule.when["kind"]), settings.recipe
+        action: dict[str, Any] = {"do": rule.do, "rule": index} | _origin(rule.do, settings, run)
         if rule.do == "next":
-            event = _next(recipe, settings, run, name, evidence)
-            return event | {"kind": "rule", "action": event["action"] | {"rule": index}}
-        changes = changes_of(settings.recipe, rule)
-        action = {"do": rule.do, "rule": index} | ({"set": changes} if changes else {}) | _origin(rule.do, settings, run)
+            target = in_force(recipe, settings.stage + 1, run.events)
+            action = _next(recipe, settings, run, name, evidence)["action"] | {"rule": index}
+        changes = changes_of(target, rule)
+        action |= {"set": changes} if changes else {}
         return {"step": run.step, "kind": "rule", "rule": name, "action": action, "evidence": evidence}
     return _stage_end(recipe, settings, run, triggers.stages, rows)
 
@@ -58,7 +81,7 @@ def _by_hand(recipe: Recipe, settings: Settings, run: Run, asked: dict[str, Any]
     action: dict[str, Any] = {**asked, **_origin(asked["do"], settings, run)}
     evidence: dict[str, Any] = {"asked": asked}
     if asked["do"] == "next":
-        action, evidence["refused"] = {"do": "set", "set": {}}, "there is no next stage"
+        action, evidence["refused"] = {"do": "set"}, "there is no next stage"
     return {"step": run.step, "kind": "hand", "rule": "by hand", "action": action, "evidence": evidence}
 
 

@@ -265,4 +265,4 @@ class Stage(Table):
     @property
     def changes(self) -> dict[str, Any]:
         """The keys that change, by table."""
-        return {name: value for name in CHANGEABLE if (value := getattr(self, name))}
+        return {name: value for name in CHANGEABLE if (value := getattr(self, name)) or (name == "shape" and value is not None)}

@@ -28,7 +28,7 @@ from longthink.rewards.base import Reward
 from longthink.run import Run
 from longthink.settings import Settings, fold
 from longthink.shape import Parts, pin_files
-from longthink.stages import Triggers, decision
+from longthink.stages import Triggers, changes_nothing, decision
 from longthink.summarize import summarize
 from longthink.tensorboard import TensorBoard
 from longthink.trial import tried_files
@@ -76,6 +76,7 @@ class Training:
         self._saved = -1
         self._stack = ExitStack()
         model = ModelFolder(recipe.model.path)
+        self.config = model.config
         refuse_misfit(recipe, model.config)
         self.tasks, rewards = load_domains(recipe)
         self.grading = Grading(rewards)
@@ -164,7 +165,8 @@ class Training:
         run, now, loss, temperature = self.run, settings.recipe, settings.loss, settings.rollout.temperature
         with Clock(self.progress, "rollouts") as sampled:
             journal, seed = run.journal(step), self.recipe.seed
-            self.data.begin(step, {d.name: d.weight for d in now.domains})
+            room = min(self.limits.max_prompt_tokens, prompt_limits(now, self.config).max_prompt_tokens)
+            self.data.begin(step, {d.name: d.weight for d in now.domains}, room)
             scored, groups, chosen, selected = collect(
                 self.cluster,
                 self.data,
@@ -190,7 +192,7 @@ class Training:
             )
             if chosen:
                 batch = Batch.of(chosen)
-                batch = self.cluster.logprobs(batch, loss, temperature)
+                batch = self.cluster.logprobs(batch, loss, temperature, now.learner)
                 kl = row["loss/kl/coefficient"] = self.cluster.learner.kl_weight(loss)
                 batch = advantages(batch, now.advantage, loss, kl)
                 row |= self.cluster.update(batch, loss, temperature, now.learner).means()
@@ -224,12 +226,13 @@ class Training:
         if self.board is not None:
             self.board.write(run.rows[-1])
         run.step = step
-        self._refuse_silence()
-        event = run.recorded.get(step) or decision(self.recipe, settings, run, self.triggers)
+        event = run.recorded.get(step) or decision(self.recipe, settings, run, self.triggers, self._fit)
         if event is not None:
             run.append_event(event)
             self.progress.note(f"step {step}: {event['rule']} -> {_in_words(event['action'])}")
             self._act(event)
+        else:
+            self._refuse_silence(settings)
         reference = settings.recipe.reference
         if reference.replace_every and step % reference.replace_every == 0:
             self._replace_reference(hard=reference.optimizer == "reset")
@@ -241,11 +244,12 @@ class Training:
             self._checkpoint(step)
         self.progress.step(row, last=last)
 
-    def _refuse_silence(self) -> None:
-        """Stop a run that has learnt nothing for many steps because no group had two different rewards."""
+    def _refuse_silence(self, settings: Settings) -> None:
+        """Stop a run that has learnt nothing for many steps, with nothing changed, because no group had two different rewards."""
         limit = self.recipe.max_constant_steps
-        shares = [max(r.get(key, 0.0) for key in NOTHING_LEARNT) for r in self.run.rows[-limit:] if r["step"]]
-        if self.recipe.loss.kind == "grpo" and len(shares) == limit and min(shares) == 1.0:
+        since = max([0, *(int(e["step"]) for e in self.run.events if not changes_nothing(e["action"]))])
+        shares = [max(r.get(key, 0.0) for key in NOTHING_LEARNT) for r in self.run.rows[-limit:] if r["step"] > since]
+        if settings.loss.kind == "grpo" and len(shares) == limit and min(shares) == 1.0:
             mean = self.run.rows[-1].get("reward/mean", 0.0)
             raise LearnerError(
                 f"no group had two different rewards for {limit} steps (mean reward {mean:.3f}): there is nothing to learn from. "
@@ -266,6 +270,9 @@ class Training:
             self.cluster.load(source, optimizer=not hard)
         if hard or (stage is not None and stage.reset == "reference"):
             self._replace_reference(hard=hard)
+        now = fold(self.recipe, self.run.events, self.run.rows).recipe
+        if now.loss.kl and self.cluster.learner.reference is None:
+            self.cluster.freeze_reference()
         if action.get("do") == "pause":
             self.progress.stop_requested = True
         self.run.policy_version += 1
@@ -275,8 +282,14 @@ class Training:
         """Make the policy its own reference; `hard` (NVIDIA 3.3.1) begins the optimizer and its schedules afresh too."""
         if hard:
             self.cluster.reset_optimizer()
-        if any(stage.loss.kl for stage in self.recipe.staged):
+        now = fold(self.recipe, self.run.events, self.run.rows).recipe
+        if any(made.loss.kl for made in (now, *self.recipe.staged)):
             self.cluster.freeze_reference()
+
+    def _fit(self, made: Recipe) -> None:
+        """Raises: LongthinkError for a recipe that cannot be in force in this run: parts or windows that do not fit."""
+        Parts(made.shape)
+        refuse_misfit(made, self.config)
 
     def _validate(self, step: int, settings: Settings) -> dict[str, Any]:
         v = settings.recipe.validation
@@ -343,7 +356,8 @@ class Training:
 
 def _in_words(action: Mapping[str, Any]) -> str:
     """What an event does, for the terminal."""
-    what = f"stage {action['stage']}" if "stage" in action else str(action["do"])
+    what = f"stage {action['stage']}" if "stage" in action else "nothing" if changes_nothing(dict(action)) else str(action["do"])
     back = f" from step {action['from_step']}" if "from_step" in action else ""
-    changed = [f"{table}.{key} = {value}" for table, keys in action.get("set", {}).items() for key, value in keys.items()]
+    sets = [(t, k if isinstance(k, Mapping) else {"": k}) for t, k in action.get("set", {}).items()]
+    changed = [f"{table}.{key} = {value}".replace(". =", " =") for table, keys in sets for key, value in keys.items()]
     return what + back + (f"; {', '.join(changed)}" if changed else "")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from longthink.cli import main
-from longthink.errors import RecipeError
+from longthink.errors import LearnerError, RecipeError
 from longthink.folder import tiny_folder
 from longthink.recipe import parse_recipe
 from longthink.run import Run
@@ -49,7 +49,7 @@ class Past(Run):
 
 def decided(made: Any, steps: int, events: tuple[dict[str, Any], ...] = (), asked: tuple[dict[str, Any], ...] = ()) -> Any:
     run = Past(made, steps, list(events), list(asked))
-    return decision(made, fold(made, run.events, run.rows), run, Triggers(made))
+    return decision(made, fold(made, run.events, run.rows), run, Triggers(made), lambda made: None)
 
 
 def acted(step: int, rule: int = 0, **action: Any) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def test_the_first_rule_that_fires_acts_and_triggers_see_only_what_came_after() 
     long = {"kind": "constant_groups", "share": 0.5, "over": 4}
     made = recipe(rule=[{"when": long, "do": "reset"}, {"when": ALWAYS, "do": "stop"}])
     assert decided(made, 4)["action"]["do"] == "reset"
-    assert decided(made, 6, (acted(3, rule=5),))["action"]["do"] == "stop"  # three rows since step 3: the first needs four
+    assert decided(made, 6, (acted(3, rule=5, do="reset"),))["action"]["do"] == "stop"  # three rows since 3
 
 
 def test_rollback_names_the_best_checkpoint() -> None:
@@ -96,7 +96,7 @@ def test_rollback_names_the_best_checkpoint() -> None:
     run = Past(made, 4, [], [])
     for row, accuracy in zip(run.rows, (0.1, 0.5, 0.3, 0.2, 0.1), strict=True):
         row["validation/accuracy"] = accuracy
-    event = decision(made, fold(made, [], run.rows), run, Triggers(made))
+    event = decision(made, fold(made, [], run.rows), run, Triggers(made), lambda made: None)
     assert event is not None and event["action"]["from_step"] == 1
 
 
@@ -108,8 +108,40 @@ def test_what_is_asked_by_hand_comes_first_and_once() -> None:
     second = decided(made, 3, (first,), asked)
     assert second["action"] == {"do": "set", "set": {"loss": {"kl": 0.2}}}
     third = decided(made, 4, (first, second), asked)
-    assert third["evidence"]["refused"] == "there is no next stage" and third["action"] == {"do": "set", "set": {}}
+    assert third["evidence"]["refused"] == "there is no next stage" and third["action"] == {"do": "set"}
     assert decided(made, 5, (first, second, third), asked)["action"]["do"] == "stop"
+
+
+def test_what_would_not_go_with_a_later_stage_is_refused_and_changes_nothing() -> None:
+    made = recipe(loss={"kl": 0.1}, stage=[{"max_steps": 9}, {"loss": {"kl_in": "reward"}}])
+    event = decided(made, 2, (), ({"do": "set", "set": {"loss": {"kl": 0.0}}},))
+    assert event["action"] == {"do": "set"} and "stage 1" in event["evidence"]["refused"]
+    assert fold(made, [event]).recipe.loss.kl == 0.1
+
+
+def test_scaling_past_what_is_allowed_is_refused() -> None:
+    made = recipe(rule=[{"when": ALWAYS, "do": "set", "scale": {"loss": {"clip_low": 2.0}}, "times": 9}])
+    events: list[dict[str, Any]] = []
+    for step in range(3, 7):
+        events.append(decided(made, step, tuple(events)))
+    assert [e["action"].get("set") for e in events] == [{"loss": {"clip_low": c}} for c in (0.4, 0.8)] + [None, None]
+    assert "less than 1" in events[-1]["evidence"]["refused"]
+
+
+def test_going_on_may_change_keys_too() -> None:
+    stages = [{"max_steps": 9}, {"learner": {"lr": 0.5}}]
+    made = recipe(rule=[{"when": ALWAYS, "do": "next", "scale": {"learner": {"lr": 0.5}}}], stage=stages)
+    event = decided(made, 2)
+    assert event["action"] == {"stage": 1, "from_step": 2, "rule": 0, "set": {"learner": {"lr": 0.25}}}
+    assert fold(made, [event]).recipe.learner.lr == 0.25
+
+
+def test_a_pause_forgets_nothing() -> None:
+    long = {"kind": "constant_groups", "share": 0.5, "over": 4}
+    made = recipe(rule=[{"when": long, "do": "reset"}])
+    paused = {"step": 3, "kind": "hand", "rule": "by hand", "action": {"do": "pause"}, "evidence": {}}
+    assert decided(made, 4, (paused,))["action"]["do"] == "reset"
+    assert decided(made, 4, (acted(3, rule=7, set={"loss": {"entropy": 0.1}}),)) is None
 
 
 @pytest.mark.parametrize(
@@ -121,6 +153,9 @@ def test_what_is_asked_by_hand_comes_first_and_once() -> None:
         ({"do": "set", "set": {"loss": {"kll": 0.1}}}, "rule.0: unknown key loss.kll; did you mean kl"),
         ({"do": "set", "scale": {"learner": {"schedule": 2.0}}}, "scale.learner.schedule is no number"),
         ({"do": "reset", "set": {"loss": {"kl_in": "reward"}}}, "needs loss.kl above 0"),
+        ({"do": "set", "set": {"budget": {"max_steps": 1}}}, "budget cannot change in a run"),
+        ({"do": "set", "set": {"foo": {"a": 1}}}, "foo cannot change in a run"),
+        ({"do": "set", "set": {"rollout": {"max_prompt_tokens": 1}}}, "rollout.max_prompt_tokens cannot change"),
     ],
 )
 def test_rules_that_cannot_be_are_refused(rule: dict[str, Any], words: str) -> None:
@@ -142,6 +177,29 @@ def events_of(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
 
 
+def test_a_kl_and_a_shape_may_come_by_hand(model: str, tmp_path: Path) -> None:
+    """Neither was in the recipe: the reference is the policy of that day, and the parts are graded from then on."""
+    run = tmp_path / "run"
+    train(recipe(model, rule=[{"when": ALWAYS, "do": "pause"}]), run)
+    assert main(["set", str(run), "loss.kl=0.1", "shape=[{kind='accuracy'}, {kind='length'}]"]) == 0
+    assert main(["train", "--out", str(run), "--resume"]) == 0
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert ["reward/part/length/mean" in r for r in rows] == [False, False, False, True, True]
+    assert rows[3]["loss/kl/mean"] < 1e-6 and "loss/kl/mean" not in rows[2]
+
+
+def test_silence_ends_a_run_only_where_no_rule_acts(model: str, tmp_path: Path) -> None:
+    with pytest.raises(LearnerError, match="no group had two different rewards"):
+        train(recipe(model, max_constant_steps=2), tmp_path / "silent")
+    acting = {
+        "when": {"kind": "constant_groups", "share": 0.5, "over": 2},
+        "do": "set",
+        "set": {"loss": {"entropy": 0.1}},
+        "times": 9,
+    }
+    assert train(recipe(model, max_constant_steps=2, rule=[acting]), tmp_path / "acting").complete
+
+
 def test_a_paused_run_takes_requests_and_goes_on(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     done = train(recipe(model, rule=[{"when": ALWAYS, "do": "pause"}]), run)
@@ -160,6 +218,10 @@ def test_a_paused_run_takes_requests_and_goes_on(model: str, tmp_path: Path, cap
     [
         (("set", "learner.lrr=1.0"), "did you mean lr"),
         (("set", "model.path=x"), "model cannot change in a run"),
+        (("set", "learner=3"), "expected a table of keys"),
+        (("set", "rollout.window=100000"), "1024 positions"),
+        (("set", "shape=[{kind='nope'}]"), "kind is 'nope'"),
+        (("stage", "rollback"), "no best checkpoint"),
         (("set", "loss.kl_in=reward"), "needs loss.kl above 0"),
         (("stage", "next"), "there is no next one"),
     ],

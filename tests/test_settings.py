@@ -125,9 +125,25 @@ def test_a_stage_may_change_any_table():
         ({"loss": {"kl_in": "reward"}}, "stage.1: loss.kl_in = 'reward' needs loss.kl"),
         ({"rollout": {"group_size": "4"}}, "stage.1: rollout.group_size: Input should be a valid integer"),
         ({"domain": {"c": {"weight": 1.0}}}, "stage.1: domain: 'c' is no domain"),
+        ({"learner": {"checkpoint_layers": True}}, "learner.checkpoint_layers cannot change in a run"),
         ({"reset": "reference"}, "without a KL"),
     ],
 )
 def test_what_would_be_in_force_is_checked_as_a_recipe(stage, words):
     with pytest.raises(RecipeError, match=words):
         recipe({"max_steps": 2}, stage)
+
+
+def test_a_stage_may_take_all_parts_away():
+    made = parse_recipe(
+        {
+            "name": "x",
+            "model": {"path": "m"},
+            "task": {"kind": "countdown"},
+            "reward": {"kind": "countdown"},
+            "shape": [{"kind": "accuracy"}],
+            "stage": [{"max_steps": 3}, {"shape": []}],
+        },
+        "x",
+    )
+    assert [len(r.shape) for r in made.staged] == [1, 0]

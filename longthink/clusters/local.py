@@ -113,10 +113,12 @@ class _Rank:
     def update(self, batch: Batch, loss: LossSettings, temperature: float, settings: LearnerSettings) -> Sums:
         return self.learner.update(batch, loss, temperature, settings).settle()
 
-    def logprobs(self, batch: Batch, loss: LossSettings, temperature: float) -> dict[str, Floats]:
+    def logprobs(
+        self, batch: Batch, loss: LossSettings, temperature: float, settings: LearnerSettings | None
+    ) -> dict[str, Floats]:
         """Those of this rank's share of the rows, by name."""
         mine = batch.select(scored_rows(batch, self.learner.rank, self.learner.world))
-        found = self.learner.logprobs(mine, loss, temperature)
+        found = self.learner.logprobs(mine, loss, temperature, settings)
         arrays = {"old_logprobs": found.old_logprobs, "reference_logprobs": found.reference_logprobs}
         return {name: array for name, array in arrays.items() if array is not None}
 
@@ -256,12 +258,12 @@ class LocalCluster:
 
     # -- the learner's side -------------------------------------------------------------------------------------
 
-    def logprobs(self, batch: Batch, loss: LossSettings, temperature: float) -> Batch:
+    def logprobs(self, batch: Batch, loss: LossSettings, temperature: float, settings: LearnerSettings | None = None) -> Batch:
         """The batch with the log-probs its loss needs (longthink/learners/local.py), each rank computing a share."""
         if not loss.kl and loss.old_logprobs == "sampler":
             return batch.with_(old_logprobs=batch.sampler_logprobs)
         whole: dict[str, Floats] = {}
-        for rank, part in enumerate(self._call("logprobs", batch, loss, temperature)):
+        for rank, part in enumerate(self._call("logprobs", batch, loss, temperature, settings)):
             for name, array in part.items():
                 found = whole.setdefault(name, np.zeros_like(batch.sampler_logprobs))
                 found[batch.tokens_of(scored_rows(batch, rank, self.world))] = array

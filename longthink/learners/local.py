@@ -89,13 +89,13 @@ class LocalLearner:
 
     # -- log-probs ----------------------------------------------------------------------------------------------
 
-    def logprobs(self, batch: Batch, loss: LossSettings, temperature: float) -> Batch:
+    def logprobs(self, batch: Batch, loss: LossSettings, temperature: float, settings: LearnerSettings | None = None) -> Batch:
         """The batch with old and reference log-probs, computed only where the loss needs them.
 
         `old_logprobs` are the sampler's own, or the policy's as this learner computes them. Reference log-probs exist
         when the KL is on.
         """
-        old = batch.sampler_logprobs
+        self.settings, old = settings or self.settings, batch.sampler_logprobs
         if loss.old_logprobs == "learner":
             old = self.token_logprobs(self.decoder, batch, temperature)
         batch = batch.with_(old_logprobs=old)
