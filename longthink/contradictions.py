@@ -23,6 +23,8 @@ def contradiction(recipe: "Recipe") -> str | None:
 
 
 def _parts(recipe: "Recipe") -> Iterator[str]:
+    if recipe.budget.max_cost and not recipe.budget.price:
+        yield "budget.max_cost needs budget.price, that of an hour of one process"
     if recipe.domain and (recipe.task or recipe.reward):
         yield "task and reward are there beside [[domain]]; expected one or the other"
     for name in ("task", "reward") if not recipe.domain else ():

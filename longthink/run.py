@@ -155,7 +155,16 @@ class Run:
         budget = self.recipe.budget
         spent = bool(budget.max_generated_tokens) and self.generated_tokens >= budget.max_generated_tokens
         stopped = any(e["action"].get("do") == "stop" for e in self.events if e["step"] <= self.step)
-        return self.step >= budget.max_steps or spent or stopped
+        return self.step >= budget.max_steps or spent or stopped or self._out_of_time()
+
+    def _out_of_time(self) -> bool:
+        """Whether another step, as long as the longest of the last ten, would go beyond the budget's hours or money."""
+        budget = self.recipe.budget
+        steps = [float(r.get("time/step_s", 0.0)) for r in self.rows]
+        hours = (sum(steps) + max(steps[-10:], default=0.0)) / 3600
+        gpu_hours = hours * max(1, self.recipe.model.processes)
+        limits = ((hours, budget.max_hours), (gpu_hours, budget.max_gpu_hours), (gpu_hours * budget.price, budget.max_cost))
+        return any(limit and used > limit for used, limit in limits)
 
     @property
     def last_checkpoint(self) -> Path:

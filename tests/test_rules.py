@@ -163,6 +163,37 @@ def test_rules_that_cannot_be_are_refused(rule: dict[str, Any], words: str) -> N
         recipe(rule=[{"when": ALWAYS, **rule}])
 
 
+# -- budgets ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("budget", "minutes", "complete"),
+    [
+        ({"max_hours": 1.0}, [20, 20], False),  # a third of 20 fits
+        ({"max_hours": 1.0}, [20, 20, 20], True),
+        ({"max_hours": 1.0}, [10, 30], True),  # a second of 30 would not fit
+        ({"max_gpu_hours": 4.0}, [20, 20], False),  # four processes: 4 hours with the next
+        ({"max_gpu_hours": 3.9}, [20, 20], True),
+        ({"max_cost": 8.0, "price": 2.0}, [20, 20], False),
+        ({"max_cost": 7.9, "price": 2.0}, [20, 20], True),
+        ({}, [600] * 3, False),
+    ],
+)
+def test_a_run_ends_before_the_step_that_would_go_beyond(budget: dict[str, float], minutes: list[int], complete: bool) -> None:
+    made = recipe(budget={"max_steps": 100, **budget})
+    made = made.model_copy(update={"model": made.model.model_copy(update={"processes": 4})})
+    run = Past(made, len(minutes), [], [])
+    for row, spent in zip(run.rows[1:], minutes, strict=True):
+        row["time/step_s"] = 60.0 * spent
+        row["tokens/generated"] = 0
+    assert run.complete is complete
+
+
+def test_money_needs_a_price() -> None:
+    with pytest.raises(RecipeError, match=r"needs budget\.price"):
+        recipe(budget={"max_cost": 5.0})
+
+
 # -- with a real run -----------------------------------------------------------------------------------------------
 
 
