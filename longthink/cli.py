@@ -64,6 +64,13 @@ def _parser() -> argparse.ArgumentParser:
     r = verbs.add_parser("report", help="write report.html for a run folder")
     r.add_argument("run", type=Path)
     r.set_defaults(command=_report)
+    w = verbs.add_parser("sweep", help="run a recipe over a grid of settings and seeds; the same command goes on")
+    w.add_argument("recipe", type=Path)
+    w.add_argument("--grid", action="append", default=[], metavar="a.b=1,2", help="may be repeated: every combination is run")
+    w.add_argument("--set", action="append", default=[], metavar="a.b=c")
+    w.add_argument("--seeds", type=int, default=1, help="seeds 0 to this minus 1 (default 1)")
+    w.add_argument("--out", type=Path, required=True)
+    w.set_defaults(command=_sweep)
     s = verbs.add_parser("set", help="change keys of a run, live or paused: it takes them after its next step")
     s.add_argument("run", type=Path)
     s.add_argument("changes", nargs="+", metavar="a.b=c")
@@ -148,6 +155,12 @@ def _checkpoint_of(text: str) -> Path:
     if at and (not step.isdigit() or int(step) not in found):
         raise RecipeError(f"--from {text}: no checkpoint of step {step!r}; there are {', '.join(map(str, found))}")
     return checkpoint_path(Path(run), int(step) if at else found[-1])
+
+
+def _sweep(args: argparse.Namespace) -> int:
+    from longthink.sweep import sweep
+
+    return sweep(args.recipe, args.grid, args.set, args.seeds, args.out)
 
 
 def _set(args: argparse.Namespace) -> int:
