@@ -85,7 +85,8 @@ def _summary(cell: Cell, ends: Sequence[Run]) -> dict[str, Any]:
         last = list(_last(ends, key))
         if last:
             interval = mean_interval([[value] for value in last])
-            found[name] = {"mean": interval.mean, "low": interval.low, "high": interval.high, "each": last}
+            bounds = {"low": interval.low, "high": interval.high} if len(last) > 1 else {}  # one seed has no interval
+            found[name] = {"mean": interval.mean, **bounds, "each": last}
     return found
 
 
@@ -100,6 +101,6 @@ def _line(row: dict[str, Any]) -> str:
     parts = [" ".join(row["settings"]) or "the recipe as it is", f"{row['seeds']} seed(s)"]
     for name, form in (("accuracy", "{:.3f}"), ("tokens", "{:.0f}")):
         if name in row:
-            mean, low, high = (form.format(row[name][k]) for k in ("mean", "low", "high"))
-            parts.append(f"{name} {mean}" + (f" [{low}, {high}]" if row["seeds"] > 1 else ""))
+            mean, *bounds = (form.format(row[name][k]) for k in ("mean", "low", "high") if k in row[name])
+            parts.append(f"{name} {mean}" + (f" [{', '.join(bounds)}]" if bounds else ""))
     return "  ".join(parts)

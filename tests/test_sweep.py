@@ -69,3 +69,11 @@ def test_a_cell_that_cannot_run_is_refused_before_any_work(
     out = tmp_path / "sweep"
     assert main(["sweep", str(recipe), "--grid", "rollout.group_size=2,1", "--out", str(out)]) == 2
     assert "a group of one has no advantage" in capsys.readouterr().err and not out.exists()
+
+
+def test_one_seed_has_no_interval(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "sweep"
+    assert main(["sweep", str(recipe), "--out", str(out)]) == 0
+    (row,) = json.loads((out / "sweep.json").read_text())
+    assert row["settings"] == [] and set(row["accuracy"]) == {"mean", "each"}
+    assert "the recipe as it is" in capsys.readouterr().out
