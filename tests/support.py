@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["outcomes", "random_qwen2", "scored_group"]
+__all__ = ["outcomes", "random_qwen2", "scored_group", "warm_model"]
 
 # DeepSeek's own tokens: \uff5c is the full-width vertical bar, \u2581 the low block that stands for a space.
 BOS, EOS = "<\uff5cbegin\u2581of\u2581sentence\uff5c>", "<\uff5cend\u2581of\u2581sentence\uff5c>"
@@ -115,3 +115,28 @@ def scored_group(
         detail = {"parts": parts[i]} if parts else {}
         verdicts.append(Verdict(score, "ok" if score is not None else "crash", None, detail))
     return Group(problem, tuple(rollouts), tuple(verdicts), tuple(float(s or 0.0) for s, _ in members))
+
+
+def warm_model(root: Path) -> Path:
+    """A tiny model's checkpoint, fine-tuned by the training loop until it solves some Countdown problems of two numbers."""
+    from longthink.folder import tiny_folder
+    from longthink.recipe import parse_recipe
+    from longthink.tasks.countdown import WORDS
+    from longthink.train import train
+
+    template = "{{ bos_token }} {% for m in messages %}{{ m['content'] }} {% endfor %}<think>"
+    tiny_folder(root / "model", WORDS, seed=0, template=template, hidden_size=32, num_hidden_layers=2, intermediate_size=64)
+    table: dict[str, Any] = {
+        "name": "warm",
+        "model": {"path": str(root / "model"), "dtype": "float32", "processes": 1, "threads": 1},
+        "task": {"kind": "countdown", "count": 2, "high": 6, "min_target": 2, "seed": 1, "give_up": 0.5},
+        "reward": {"kind": "countdown"},
+        "workers": 1,
+        "engine": {"kind": "teacher"},
+        "rollout": {"prompts": 128, "group_size": 1, "window": 200, "truncated": "as_graded"},
+        "loss": {"kind": "nll"},
+        "learner": {"lr": 5e-3, "minibatch_prompts": 16, "warmup_updates": 10},
+        "budget": {"max_steps": 25},
+        "checkpoint": {"every": 50},
+    }
+    return train(parse_recipe(table, "warm"), root / "run").last_checkpoint

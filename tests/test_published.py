@@ -2,17 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
+from support import warm_model
 
-from longthink.folder import tiny_folder
-from longthink.recipe import load_recipe, parse_recipe
-from longthink.tasks.countdown import WORDS
+from longthink.recipe import load_recipe
 from longthink.train import train
 
 ROOT = Path(__file__).resolve().parents[1]
-TEMPLATE = "{{ bos_token }} {% for m in messages %}{{ m['content'] }} {% endfor %}<think>"
 COUNTDOWN = '{kind="countdown", count=2, high=6, min_target=2, seed=1}'
 SMALL = [
     "model.device=cpu",
@@ -46,23 +43,7 @@ PUBLISHED = {
 
 @pytest.fixture(scope="module")
 def warm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model fine-tuned by the same loop until some of its answers are right."""
-    root = tmp_path_factory.mktemp("warm")
-    tiny_folder(root / "model", WORDS, seed=0, template=TEMPLATE, hidden_size=32, num_hidden_layers=2, intermediate_size=64)
-    table: dict[str, Any] = {
-        "name": "warm",
-        "model": {"path": str(root / "model"), "dtype": "float32", "processes": 1, "threads": 1},
-        "task": {"kind": "countdown", "count": 2, "high": 6, "min_target": 2, "seed": 1, "give_up": 0.5},
-        "reward": {"kind": "countdown"},
-        "workers": 1,
-        "engine": {"kind": "teacher"},
-        "rollout": {"prompts": 128, "group_size": 1, "window": 200, "truncated": "as_graded"},
-        "loss": {"kind": "nll"},
-        "learner": {"lr": 5e-3, "minibatch_prompts": 16, "warmup_updates": 10},
-        "budget": {"max_steps": 25},
-        "checkpoint": {"every": 50},
-    }
-    return train(parse_recipe(table, "warm"), root / "run").last_checkpoint
+    return warm_model(tmp_path_factory.mktemp("warm"))
 
 
 def test_every_published_run_is_here() -> None:

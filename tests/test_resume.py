@@ -8,44 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import warm_model
 
 from longthink.checkpoint import latest, verify
 from longthink.errors import CheckpointError, RecipeError
-from longthink.folder import tiny_folder
-from longthink.part import load_part
-from longthink.recipe import parse_recipe
 from longthink.run import Run
-from longthink.tasks.base import Task
-from longthink.tasks.countdown import WORDS
+from longthink.tasks.countdown import Countdown
 from longthink.train import train
 
 HERE = Path(__file__).parent
-TEMPLATE = "{{ bos_token }} {% for m in messages %}{{ m['content'] }} {% endfor %}<think>"
 
 
 @pytest.fixture(scope="module")
 def warm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model that solves some two-number problems, fine-tuned by the same loop."""
-    root = tmp_path_factory.mktemp("warm")
-    tiny_folder(root / "model", WORDS, seed=0, template=TEMPLATE, hidden_size=32, num_hidden_layers=2, intermediate_size=64)
-    recipe = parse_recipe(
-        {
-            "name": "warm",
-            "model": {"path": str(root / "model"), "dtype": "float32", "processes": 1, "threads": 1},
-            "task": {"kind": "countdown", "count": 2, "high": 6, "min_target": 2, "seed": 1, "give_up": 0.5},
-            "reward": {"kind": "countdown"},
-            "workers": 1,
-            "engine": {"kind": "teacher"},
-            "rollout": {"prompts": 128, "group_size": 1, "window": 200, "truncated": "as_graded"},
-            "loss": {"kind": "nll"},
-            "learner": {"lr": 5e-3, "minibatch_prompts": 16, "warmup_updates": 10},
-            "budget": {"max_steps": 25},
-            "checkpoint": {"every": 50},
-        },
-        "warm",
-    )
-    folder = train(recipe, root / "run").last_checkpoint
-    rows = [{"prompt": p.prompt, "answer": p.gold} for p in (load_part(Task, recipe.task).problem("test", i) for i in range(8))]
+    folder = warm_model(tmp_path_factory.mktemp("warm"))
+    task = Countdown(count=2, high=6, min_target=2, seed=1)
+    rows = [{"prompt": p.prompt, "answer": p.gold} for p in (task.problem("test", i) for i in range(8))]
     (folder / "few.jsonl").write_text("".join(json.dumps(row, default=list) + "\n" for row in rows))
     return folder
 
