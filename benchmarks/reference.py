@@ -74,7 +74,7 @@ def page() -> str:
         "# Every key of a recipe",
         "",
         "Written by `make reference` from the classes that read recipes. A recipe is one TOML file; `--set a.b=c` changes a key, "
-        "`--set stage.0.window=64` reaches into a list, counted from 0.",
+        "`--set stage.0.rollout.window=64` reaches into a list, counted from 0.",
         "",
         "## Top level",
         "",

@@ -124,7 +124,7 @@ class DataSource:
         total = sum(self.weights.values())
         for name, weight in self.weights.items():
             self.credits[name] += weight / total
-        domain = max(self.credits, key=lambda name: self.credits[name])
+        domain = max((name for name, weight in self.weights.items() if weight), key=lambda name: self.credits[name])
         self.credits[domain] -= 1.0
         self.cursors[domain] += 1
         return (domain, self.cursors[domain] - 1), False

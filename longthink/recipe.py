@@ -155,7 +155,7 @@ def parse_recipe(table: dict[str, Any], where: str) -> Recipe:
 
 
 def override(table: dict[str, Any], text: str) -> None:
-    """Apply `a.b=c`; c is read as TOML, or as a string when it is none. `stage.0.window=64` indexes a list."""
+    """Apply `a.b=c`; c is read as TOML, or as a string when it is none. `stage.0.max_steps=64` indexes a list."""
     key, equals, value = (part.strip() for part in text.partition("="))
     if not equals or not key:
         raise RecipeError(f"--set {text}: expected key=value, for example --set rollout.window=128")

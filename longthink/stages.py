@@ -1,6 +1,6 @@
 """What happens after a step: a rule acts, a stage ends, or nothing; pure, from the run's rows and events."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from longthink.contradictions import changes_of
@@ -45,9 +45,9 @@ def decision(recipe: Recipe, settings: Settings, run: Run, triggers: Triggers, f
     return event
 
 
-def changes_nothing(action: dict[str, Any]) -> bool:
+def changes_nothing(action: Mapping[str, Any]) -> bool:
     """Whether an event left weights and settings as they were: a pause, or something refused."""
-    return action.get("do") == "pause" or (action.get("do") == "set" and not action.get("set"))
+    return action.get("do") in ("pause", "set") and not action.get("set")
 
 
 def _event(recipe: Recipe, settings: Settings, run: Run, triggers: Triggers) -> Event | None:

@@ -356,8 +356,9 @@ class Training:
 
 def _in_words(action: Mapping[str, Any]) -> str:
     """What an event does, for the terminal."""
-    what = f"stage {action['stage']}" if "stage" in action else "nothing" if changes_nothing(dict(action)) else str(action["do"])
+    what = f"stage {action['stage']}" if "stage" in action else str(action["do"])
     back = f" from step {action['from_step']}" if "from_step" in action else ""
     sets = [(t, k if isinstance(k, Mapping) else {"": k}) for t, k in action.get("set", {}).items()]
     changed = [f"{table}.{key} = {value}".replace(". =", " =") for table, keys in sets for key, value in keys.items()]
-    return what + back + (f"; {', '.join(changed)}" if changed else "")
+    refused = what == "set" and not changed
+    return "nothing, see events.jsonl" if refused else what + back + (f"; {', '.join(changed)}" if changed else "")

@@ -58,6 +58,13 @@ def test_a_domain_of_weight_0_is_not_drawn():
     assert {problem.domain for _, problem, _ in source(1.0, 0.0).draw(50)} == {"a"}
 
 
+def test_a_domain_that_is_switched_off_is_not_drawn_once_more():
+    data = source(0.4, 0.3, 0.3)
+    assert [problem.domain for _, problem, _ in data.draw(2)] == ["a", "b"]  # the third is now 0.6 of a problem behind
+    data.begin(2, {"a": 0.5, "b": 0.5, "c": 0.0})
+    assert {problem.domain for _, problem, _ in data.draw(20)} == {"a", "b"}
+
+
 def test_every_domain_walks_its_own_problems_in_order():
     drawn = names(source(0.5, 0.5).draw(8))
     assert [n for n in drawn if n[0] == "a"] == ["a0", "a1", "a2", "a3"]
