@@ -39,10 +39,15 @@ def decision(recipe: Recipe, settings: Settings, run: Run, triggers: Triggers, f
         for stage in range(event["action"].get("stage", settings.stage), len(recipe.staged)):
             fit(in_force(recipe, stage, [*run.events, event]))
     except (LongthinkError, ValueError) as why:
-        kept = {k: v for k, v in event["action"].items() if k in ("rule", "stage", "from_step")}
-        kept = kept if "stage" in kept else {**kept, "do": "set"}
-        return {**event, "action": kept, "evidence": {**event["evidence"], "refused": str(why)}}
+        return _refused(event, why)
     return event
+
+
+def _refused(event: Event, why: Exception) -> Event:
+    """The event without its changes, and why: a stage begins all the same, anything else is not done."""
+    kept = {k: v for k, v in event["action"].items() if k in ("rule", "stage", "from_step")}
+    kept = kept if "stage" in kept else {"do": "set", **{k: v for k, v in kept.items() if k == "rule"}}
+    return {**event, "action": kept, "evidence": {**event["evidence"], "refused": str(why)}}
 
 
 def changes_nothing(action: Mapping[str, Any]) -> bool:
@@ -68,9 +73,13 @@ def _event(recipe: Recipe, settings: Settings, run: Run, triggers: Triggers) -> 
         if rule.do == "next":
             target = in_force(recipe, settings.stage + 1, run.events)
             action = _next(recipe, settings, run, name, evidence)["action"] | {"rule": index}
-        changes = changes_of(target, rule)
+        event = {"step": run.step, "kind": "rule", "rule": name, "action": action, "evidence": evidence}
+        try:
+            changes = changes_of(target, rule)
+        except ValueError as why:
+            return _refused(event, why)
         action |= {"set": changes} if changes else {}
-        return {"step": run.step, "kind": "rule", "rule": name, "action": action, "evidence": evidence}
+        return event
     return _stage_end(recipe, settings, run, triggers.stages, rows)
 
 

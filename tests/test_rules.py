@@ -128,6 +128,15 @@ def test_scaling_past_what_is_allowed_is_refused() -> None:
     assert "less than 1" in events[-1]["evidence"]["refused"]
 
 
+def test_scaling_a_window_that_has_become_a_cycles_is_refused() -> None:
+    made = recipe(
+        rule=[{"when": ALWAYS, "do": "rollback", "scale": {"rollout": {"window": 2.0}}}], validation={"every": 1, "window": 8}
+    )
+    cycle = {"shape": "stair", "low": 4, "high": 8, "period": 2}
+    event = decided(made, 3, (acted(2, rule=7, set={"rollout": {"cycle": cycle}}),))
+    assert event["action"] == {"do": "set", "rule": 0} and "a cycle is in force" in event["evidence"]["refused"]
+
+
 def test_going_on_may_change_keys_too() -> None:
     stages = [{"max_steps": 9}, {"learner": {"lr": 0.5}}]
     made = recipe(rule=[{"when": ALWAYS, "do": "next", "scale": {"learner": {"lr": 0.5}}}], stage=stages)
