@@ -70,9 +70,11 @@ def parts(groups: Sequence[Group]) -> dict[str, list[float]]:
 
 def looping(rollout: Rollout) -> bool:
     """Whether a response met the window repeating itself: fewer than half of the 4-grams of its last 256 tokens are distinct."""
+    if not rollout.truncated:
+        return False
     tail = rollout.response_ids[-256:].tolist()
     grams = list(zip(*(tail[i:] for i in range(4)), strict=False))
-    return rollout.truncated and len(grams) >= 16 and len(set(grams)) < len(grams) / 2
+    return len(grams) >= 16 and len(set(grams)) < len(grams) / 2
 
 
 def cap_teaches(group: Group, cap: int) -> bool:
