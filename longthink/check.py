@@ -19,7 +19,7 @@ from longthink.rewards.pool import RewardPool
 from longthink.schedules import window_at
 from longthink.shape import Parts, pin_files
 from longthink.stages import Triggers
-from longthink.tables import CycleSettings
+from longthink.tables import MOVING, CycleSettings
 from longthink.tasks.base import Task
 from longthink.trial import tried_files
 from longthink.types import Problem
@@ -141,7 +141,7 @@ def count_parameters(c: ModelConfig) -> int:
 def arithmetic(recipe: Recipe, config: ModelConfig | None) -> list[str]:
     """Lines that say how many prompts, rollouts, tokens and updates a step has, and what memory it needs."""
     r, s = recipe.staged[0].rollout, recipe.staged[0].learner
-    window = r.cycle.high if r.cycle else r.window
+    window = r.widest
     minibatch = s.minibatch_prompts or r.prompts
     updates = -(-r.prompts // minibatch) * s.epochs
     lines = [
@@ -157,8 +157,8 @@ def arithmetic(recipe: Recipe, config: ModelConfig | None) -> list[str]:
         lines += drawn(recipe.rollout.cycle, recipe.budget.max_steps)
     for index, stage in enumerate(recipe.stage):
         made, changes = recipe.staged[index], dict(stage.changes)
-        made_window = made.rollout.cycle.high if made.rollout.cycle else made.rollout.window
-        rest = {k: v for k, v in changes.pop("rollout", {}).items() if k not in ("window", "cycle")}
+        made_window = made.rollout.widest
+        rest = {k: v for k, v in changes.pop("rollout", {}).items() if k not in MOVING}
         changes |= {"rollout": rest} if rest else {}
         ends = [f"{stage.until['kind']} fires"] if stage.until else []
         ends += [f"{stage.max_steps} steps are done"] if stage.max_steps else []

@@ -36,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     t.add_argument("recipe", nargs="?", help="a TOML file; with --resume the run's own recipe is the default")
     t.add_argument("--out", type=Path, help="the run folder (default runs/<name>)")
     t.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override a key of the recipe")
+    t.add_argument("--arm", default="", help="an arm of the recipe's [study]")
     t.add_argument("--resume", action="store_true", help="go on with the run in --out")
     t.add_argument("--from", dest="parent", metavar="RUN[@STEP]", help="begin with the weights of another run's checkpoint")
     t.add_argument(
@@ -59,16 +60,20 @@ def _parser() -> argparse.ArgumentParser:
     c = verbs.add_parser("check", help="validate a recipe, grade its golds, print its arithmetic")
     c.add_argument("recipe")
     c.add_argument("--set", action="append", default=[], metavar="a.b=c")
+    c.add_argument("--arm", default="", help="an arm of the recipe's [study]")
     c.add_argument("--golds", type=int, default=1000, help="grade so many golds (default 1000)")
     c.set_defaults(command=_check)
     r = verbs.add_parser("report", help="write report.html for a run folder")
     r.add_argument("run", type=Path)
     r.set_defaults(command=_report)
-    w = verbs.add_parser("sweep", help="run a recipe over a grid of settings and seeds; the same command goes on")
+    w = verbs.add_parser(
+        "sweep", help="run a recipe's study, or a grid of settings, with several seeds; the same command goes on"
+    )
     w.add_argument("recipe", type=Path)
     w.add_argument("--grid", action="append", default=[], metavar="a.b=1,2", help="may be repeated: every combination is run")
     w.add_argument("--set", action="append", default=[], metavar="a.b=c")
-    w.add_argument("--seeds", type=int, default=1, help="seeds 0 to this minus 1 (default 1)")
+    w.add_argument("--arm", action="append", default=[], help="only this arm of the recipe's [study]; may be repeated")
+    w.add_argument("--seeds", type=int, default=0, help="seeds 0 to this minus 1 (default 1, or what [study] says)")
     w.add_argument("--out", type=Path, required=True)
     w.set_defaults(command=_sweep)
     s = verbs.add_parser("set", help="change keys of a run, live or paused: it takes them after its next step")
@@ -124,7 +129,7 @@ def _train(args: argparse.Namespace) -> int:
         raise RecipeError("train: give a recipe, or --resume with --out RUN")
     if args.set and args.recipe is None:
         raise RecipeError("train: --set needs a recipe; a resumed run keeps the recipe it began with")
-    recipe = load_recipe(args.recipe, args.set) if args.recipe else None
+    recipe = load_recipe(args.recipe, args.set, args.arm) if args.recipe else None
     folder = args.out or Path("runs") / (recipe.name if recipe else "")
     if args.extras and not args.parent:
         raise RecipeError("train: --with says what --from takes beside the weights; give --from RUN[@STEP]")
@@ -158,9 +163,18 @@ def _checkpoint_of(text: str) -> Path:
 
 
 def _sweep(args: argparse.Namespace) -> int:
-    from longthink.sweep import sweep
+    from longthink.recipe import load_study
+    from longthink.sweep import grid_cells, study_cells, sweep
 
-    return sweep(args.recipe, args.grid, args.set, args.seeds, args.out)
+    study = load_study(args.recipe)
+    if args.grid and args.arm:
+        raise RecipeError("sweep: --arm chooses among a study's arms, --grid makes cells of its own; give one of them")
+    cells = grid_cells(args.grid) if args.grid or study is None else study_cells(study)
+    if unknown := sorted(set(args.arm) - {c.arm for c in cells}):
+        raise RecipeError(f"--arm {unknown[0]}: {args.recipe} has no such arm; expected one of {', '.join(c.arm for c in cells)}")
+    cells = [c for c in cells if not args.arm or c.arm in args.arm]
+    seeds = args.seeds or (study.seeds if study and not args.grid else 1)
+    return sweep(args.recipe, cells, seeds, args.set, args.out, args.out / "sweep.json")
 
 
 def _set(args: argparse.Namespace) -> int:
@@ -193,7 +207,7 @@ def _check(args: argparse.Namespace) -> int:
     from longthink.check import check
     from longthink.recipe import load_recipe
 
-    return check(load_recipe(args.recipe, args.set), golds=args.golds)
+    return check(load_recipe(args.recipe, args.set, args.arm), golds=args.golds)
 
 
 def _report(args: argparse.Namespace) -> int:

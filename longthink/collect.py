@@ -12,6 +12,7 @@ from longthink.rewards.pool import Grader
 from longthink.rng import derive_seed
 from longthink.selection import in_band, leave_out_truncated, select
 from longthink.shape import Parts
+from longthink.signals import measure, probes
 from longthink.tables import RolloutSettings, SelectionSettings
 from longthink.types import Group, Request, Rollout, RolloutId, Sampling, Verdict
 
@@ -97,16 +98,19 @@ def collect(
     data.record(groups)
     chosen = select(kept, selection)
     trained = sum(sum(g.trained) if g.trained else len(g.rollouts) for g in chosen)
-    row = {"select/discarded_share": 1.0 - trained / len(scored), "select/rounds": float(rounds)}
+    signal = measure(groups, settings.signal) if settings.signal else {}
+    row = signal | {"select/discarded_share": 1.0 - trained / len(scored), "select/rounds": float(rounds)}
     return Collected(scored, groups, chosen, row | {"select/missing_prompts": float(settings.prompts - len(chosen))})
 
 
 def _requests(data: DataSource, count: int, settings: RolloutSettings, seed: int) -> list[Request]:
-    """G requests for each of the next problems."""
+    """G requests for each of the next problems; with a signal the first of them sample up to its widest window."""
     sampling = Sampling(settings.temperature)
+    far = probes(count, settings.signal) if settings.signal else 0
     return [
-        Request(RolloutId(group, sample), problem, ids, settings.window, sampling, derive_seed(seed, "sample", group, sample))
-        for group, problem, ids in data.draw(count)
+        Request(RolloutId(group, sample), problem, ids, window, sampling, derive_seed(seed, "sample", group, sample))
+        for place, (group, problem, ids) in enumerate(data.draw(count))
+        for window in (settings.widest if place < far else settings.window,)
         for sample in range(settings.group_size)
     ]
 

@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from longthink.tables import MOVING
+
 if TYPE_CHECKING:
     from longthink.recipe import Recipe
     from longthink.tables import Rule
@@ -56,9 +58,9 @@ def _stages(recipe: "Recipe") -> Iterator[str]:
     stages = recipe.stage
     if any(not s.until and not s.max_steps for s in stages[:-1]):
         yield "stage: one that is not the last has neither until nor max_steps and would never end"
-    if both := [i for i, s in enumerate(stages) if {"window", "cycle"} <= s.rollout.keys()]:
-        yield f"stage.{both[0]} has a window and a cycle; expected one of them"
-    named = [bool({"window", "cycle"} & s.rollout.keys()) for s in stages]
+    if both := [i for i, s in enumerate(stages) if len(MOVING & s.rollout.keys()) > 1]:
+        yield f"stage.{both[0]} has {' and '.join(sorted(MOVING & stages[both[0]].rollout.keys()))}; expected one of them"
+    named = [bool(MOVING & s.rollout.keys()) for s in stages]
     if any(named) and not named[-1]:
         yield "stage: the last stage names no window although an earlier one does; write it out"
     try:
@@ -93,8 +95,8 @@ def changes_of(recipe: "Recipe", rule: "Rule") -> dict[str, dict[str, Any]]:
     changes = {table: dict(keys) for table, keys in rule.set.items()}
     for table, factors in rule.scale.items():
         for key, factor in factors.items():
-            if (table, key) == ("rollout", "window") and recipe.rollout.cycle:
-                raise ValueError("scale.rollout.window: a cycle is in force, whose window is not the recipe's")
+            if (table, key) == ("rollout", "window") and (recipe.rollout.cycle or recipe.rollout.signal):
+                raise ValueError("scale.rollout.window: a cycle or a signal is in force, whose window is not the recipe's")
             value = getattr(getattr(recipe, table, None), key, None)
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise ValueError(f"scale.{table}.{key} is no number of the recipe")
@@ -105,9 +107,13 @@ def changes_of(recipe: "Recipe", rule: "Rule") -> dict[str, dict[str, Any]]:
 
 def _windows(recipe: "Recipe") -> Iterator[str]:
     r = recipe.rollout
-    smallest = r.cycle.low if r.cycle else r.window
-    if r.cycle and recipe.validation.every and not recipe.validation.window:
-        yield "validation would follow the cycle's window, so that no two could be compared: set validation.window"
+    smallest = r.narrowest
+    if r.cycle and r.signal:
+        yield "rollout has a cycle and a signal; expected one of them"
+    if (r.cycle or r.signal) and recipe.validation.every and not recipe.validation.window:
+        yield "validation would follow a window that moves, so that no two could be compared: set validation.window"
+    if r.signal and r.signal.low >= r.signal.high:
+        yield f"rollout.signal goes from low = {r.signal.low} to high = {r.signal.high}; expected low below high"
     if r.graded_tokens >= smallest:
         yield f"rollout.graded_tokens is {r.graded_tokens}, no smaller than the window, {smallest}: it does nothing"
     for table in recipe.shape:

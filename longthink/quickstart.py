@@ -1,7 +1,7 @@
 """The main job on Countdown, from nothing to a report: warm start, measure, lengthen while training, measure again.
 
-`python -m longthink.quickstart main` runs it; `control` spends the same CPU seconds on more fine-tuning;
-`direct` trains at the last window for the same number of generated tokens.
+`python -m longthink.quickstart main` runs it; `warm` makes the warm start alone; `control` spends the same CPU seconds on more
+fine-tuning; `direct` trains at the last window for the same number of generated tokens.
 """
 
 import argparse
@@ -38,13 +38,14 @@ GATE = TraceQuality(false_equations=0.3, verdict_precision=0.6, verdict_recall=0
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one of the three jobs; exit status 0, or 2 with one message."""
     parser = argparse.ArgumentParser(prog="quickstart", description=__doc__)
-    parser.add_argument("job", choices=("main", "control", "direct"))
+    parser.add_argument("job", choices=("main", "warm", "control", "direct"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="the run folder")
     parser.add_argument("--set", action="append", default=[], metavar="sft.a.b=c|rl.a.b=c", help="override a recipe's key")
     args = parser.parse_args(argv)
     try:
-        {"main": run_main, "control": run_control, "direct": run_direct}[args.job](args.out, args.seed, args.set)
+        jobs = {"main": run_main, "warm": run_warm, "control": run_control, "direct": run_direct}
+        jobs[args.job](args.out, args.seed, args.set)
     except LongthinkError as e:
         print(f"quickstart: {e}", file=sys.stderr)
         return 2
@@ -57,11 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_main(out: Path, seed: int, sets: Sequence[str]) -> None:
     """The whole job; `out` is the run folder, with the tiny model and the warm start's run inside."""
     started = time.perf_counter()
-    if any((out / folder / "recipe.toml").exists() for folder in (".", "warm")):
-        raise RecipeError(f"{out}: a quickstart was begun there; choose another OUT, or remove it")
     print(f"Countdown with three numbers, seed {seed}, into {out}", flush=True)
-    tiny_folder(out / "model", WORDS, seed=seed, template=TEMPLATE)
-    with Training(resolve(recipe_of("sft", out, seed, sets)), out / "warm", resume=False, parent=None) as warm:
+    with fine_tuning(out, seed, sets) as warm:
         warm_cpu = spend(warm)
         before = test(warm)
         curve, plan = window_plan(warm)
@@ -89,6 +87,13 @@ def run_main(out: Path, seed: int, sets: Sequence[str]) -> None:
     save_curve(out, curve, plan)
     save_scores(out / "test_scores.json", before=before, after=after)
     finish(out, summary)
+
+
+def run_warm(out: Path, seed: int, sets: Sequence[str]) -> None:
+    """The warm start alone: its model is `out`/warm/checkpoints/step_000080."""
+    with fine_tuning(out, seed, sets) as warm:
+        spend(warm)
+        gate(test(warm))
 
 
 def run_control(out: Path, seed: int, sets: Sequence[str]) -> None:
@@ -124,6 +129,14 @@ def run_direct(out: Path, seed: int, sets: Sequence[str]) -> None:
         found = test(training)
         generated = training.run.generated_tokens
     compare(out, summary, "direct", found, {"generated_tokens": generated})
+
+
+def fine_tuning(out: Path, seed: int, sets: Sequence[str]) -> Training:
+    """The training of a new tiny model on the task's own traces. Raises: RecipeError where one was begun."""
+    if any((out / folder / "recipe.toml").exists() for folder in (".", "warm")):
+        raise RecipeError(f"{out}: a quickstart was begun there; choose another OUT, or remove it")
+    tiny_folder(out / "model", WORDS, seed=seed, template=TEMPLATE)
+    return Training(resolve(recipe_of("sft", out, seed, sets)), out / "warm", resume=False, parent=None)
 
 
 # -- the pieces ---------------------------------------------------------------------------------------------------

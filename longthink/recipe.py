@@ -13,6 +13,7 @@ from longthink.contradictions import contradiction
 from longthink.errors import RecipeError
 from longthink.tables import (
     CHANGEABLE,
+    MOVING,
     AdvantageSettings,
     BudgetSettings,
     CheckpointSettings,
@@ -28,11 +29,12 @@ from longthink.tables import (
     Rule,
     SelectionSettings,
     Stage,
+    StudySettings,
     Table,
     ValidationSettings,
 )
 
-__all__ = ["Recipe", "load_recipe", "nearest", "override", "parse_recipe"]
+__all__ = ["Recipe", "load_recipe", "load_study", "nearest", "override", "parse_recipe"]
 
 
 FIXED = {"rollout": {"max_prompt_tokens", "long_prompts"}, "learner": {"checkpoint_layers"}}  # read once, at the start
@@ -89,7 +91,8 @@ class Recipe(Table):
     def changed(self, changes: Mapping[str, Any]) -> "Recipe":
         """The recipe with some keys of its tables changed, checked as any other.
 
-        A window takes a cycle away, domains are named by their names, `shape` takes the place of all parts there were.
+        A window, a cycle and a signal take each other away, domains are named by their names, `shape` takes the place of all
+        parts there were.
         Raises: ValueError that names what is wrong.
         """
         table = self.model_dump(mode="json")
@@ -112,7 +115,7 @@ class Recipe(Table):
                         raise ValueError(f"domain.{domain} is {keys!r}; only a domain's weight can change")
                     domains[domain] |= keys
             else:
-                table[name] |= ({"cycle": None} if name == "rollout" and "window" in change else {}) | dict(change)
+                table[name] |= (_one_window(change) if name == "rollout" else {}) | dict(change)
         try:
             return Recipe.model_validate_json(json.dumps(table, default=str), strict=True)
         except ValidationError as e:
@@ -126,23 +129,60 @@ class Recipe(Table):
     @property
     def last_window(self) -> int:
         """The widest window any stage may reach."""
-        return max(r.rollout.cycle.high if r.rollout.cycle else r.rollout.window for r in self.staged)
+        return max(r.rollout.widest for r in self.staged)
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read, override and validate a recipe. Raises: RecipeError with one clear message."""
-    path = Path(path)
+def _one_window(change: Mapping[str, Any]) -> dict[str, None]:
+    """What a change of the window takes away: the cycle or the signal in force."""
+    named = MOVING & change.keys()
+    return dict.fromkeys(key for key in ("cycle", "signal") if named and key not in named)
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = (), arm: str = "") -> Recipe:
+    """Read, override and validate a recipe, or one arm of its study. Raises: RecipeError with one clear message."""
+    table = _read(Path(path))
+    study = _study(table, str(path))
+    if arm:
+        if study is None or arm not in study.arms:
+            raise RecipeError(f"{path}: no arm {arm!r}; {nearest(arm, list(study.arms)) if study else 'it has no [study]'}")
+        _merge(table, study.arms[arm])
+    for text in overrides:
+        override(table, text)
+    return parse_recipe(table, str(path))
+
+
+def load_study(path: str | Path) -> StudySettings | None:
+    """The `[study]` of a recipe, where it has one. Raises: RecipeError with one clear message."""
+    return _study(_read(Path(path)), str(path))
+
+
+def _study(table: dict[str, Any], where: str) -> StudySettings | None:
+    """Take the study out of a recipe's table."""
+    found = table.pop("study", None)
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        return None if found is None else StudySettings.model_validate_json(json.dumps(found, default=str), strict=True)
+    except ValidationError as e:
+        raise RecipeError("\n".join(f"{where}: study: {_explain(dict(error), StudySettings)}" for error in e.errors())) from None
+
+
+def _merge(table: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Tables are merged, everything else is replaced."""
+    for key, value in changes.items():
+        if isinstance(value, Mapping) and isinstance(table.get(key), dict):
+            _merge(table[key], value)
+        else:
+            table[key] = value
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecipeError(f"{path}: no such recipe") from None
     except (OSError, UnicodeDecodeError) as e:
         raise RecipeError(f"{path}: cannot be read ({e})") from None
     except tomllib.TOMLDecodeError as e:
         raise RecipeError(f"{path}: not TOML: {e}") from None
-    for text in overrides:
-        override(table, text)
-    return parse_recipe(table, str(path))
 
 
 def parse_recipe(table: dict[str, Any], where: str) -> Recipe:
@@ -175,12 +215,12 @@ def override(table: dict[str, Any], text: str) -> None:
         raise RecipeError(f"--set {text}: there is no {key} in the recipe") from None
 
 
-def _explain(error: dict[str, Any]) -> str:
+def _explain(error: dict[str, Any], model: type[Table] = Recipe) -> str:
     """One sentence for one pydantic error, naming the nearest key for an unknown one."""
     location = [str(part) for part in error["loc"]]
     key = ".".join(location)
     if error["type"] == "extra_forbidden":
-        return f"unknown key {key}; {nearest(location[-1], _keys_at(location[:-1]))}"
+        return f"unknown key {key}; {nearest(location[-1], _keys_at(location[:-1], model))}"
     if error["type"] == "missing":
         return f"{key} is missing"
     if error["type"] in ("tuple_type", "list_type") and isinstance(error["input"], dict):
@@ -199,9 +239,8 @@ def nearest(key: str, known: Sequence[str]) -> str:
     return f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
 
 
-def _keys_at(path: list[str]) -> list[str]:
+def _keys_at(path: list[str], model: Any) -> list[str]:
     """The keys the table at `path` may have."""
-    model: Any = Recipe
     for part in path:
         if part.isdigit():
             continue

@@ -8,6 +8,7 @@ from longthink.control.base import Rows
 from longthink.errors import RecipeError
 from longthink.recipe import Recipe
 from longthink.schedules import entropy_coefficient, window_at
+from longthink.signals import window_by_signal
 from longthink.tables import LossSettings, RolloutSettings, Stage
 
 __all__ = ["Settings", "fold", "in_force"]
@@ -20,7 +21,7 @@ class Settings:
     stage: int
     begun: int  # the step after which the stage began
     recipe: Recipe
-    rollout: RolloutSettings  # with the cycle's window
+    rollout: RolloutSettings  # with the cycle's or the signal's window
     loss: LossSettings  # with the entropy bonus in force
 
     def current(self, recipe: Recipe) -> Stage | None:
@@ -44,6 +45,8 @@ def fold(recipe: Recipe, events: Iterable[Mapping[str, Any]], rows: Rows = ()) -
     rollout = made.rollout
     if rollout.cycle:
         rollout = rollout.model_copy(update={"window": window_at(step - 1 - began, rollout.cycle)})
+    if rollout.signal:
+        rollout = rollout.model_copy(update={"window": window_by_signal(rows, rollout.signal)})
     entropies = [float(r["policy/entropy/mean"]) for r in rows if "policy/entropy/mean" in r]
     loss = made.loss.model_copy(update={"entropy": entropy_coefficient(entropies, made.loss)})
     return Settings(stage, begun, made, rollout, loss)

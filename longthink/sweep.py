@@ -1,33 +1,39 @@
-"""`longthink sweep`: a recipe over a grid of settings and several seeds, one run after another, resumable."""
+"""`longthink sweep`: the arms of a recipe's study, or a grid of settings, with several seeds; one after another, resumable."""
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from longthink import storage
 from longthink.errors import RecipeError
-from longthink.recipe import load_recipe
+from longthink.machine import resolve
+from longthink.recipe import Recipe, load_recipe, load_study
 from longthink.run import Run
 from longthink.shape import pin_files
 from longthink.stats import mean_interval
-from longthink.train import train
+from longthink.tables import StudySettings
+from longthink.train import Training, action_in_words
+from longthink.types import Sampling
 
-__all__ = ["cells", "sweep"]
+__all__ = ["Cell", "area", "grid_cells", "study_cells", "sweep", "table"]
+
+SHOWN = (("accuracy", "{:.1f}", 100), ("mean_tokens", "{:.0f}", 1), ("area", "{:.1f}", 100))  # of a row on the terminal
 
 
 class Cell(NamedTuple):
-    """One combination of the grid: a folder's name and the settings that make it."""
+    """One arm or one combination of a grid: its name, the arm's, and the settings that make it."""
 
     name: str
-    sets: tuple[str, ...]
+    arm: str = ""
+    sets: tuple[str, ...] = ()
 
 
-def cells(grid: Sequence[str]) -> list[Cell]:
+def grid_cells(grid: Sequence[str]) -> list[Cell]:
     """The combinations of `key=value,value` terms, the last term changing fastest.
 
-    >>> [c.name for c in cells(["loss.kl=0,0.01", "learner.lr=1e-6"])]
+    >>> [c.name for c in grid_cells(["loss.kl=0,0.01", "learner.lr=1e-6"])]
     ['loss.kl=0 learner.lr=1e-6', 'loss.kl=0.01 learner.lr=1e-6']
     """
     terms = []
@@ -37,70 +43,127 @@ def cells(grid: Sequence[str]) -> list[Cell]:
         if not equals or not key.strip() or not all(listed):
             raise RecipeError(f"--grid {text}: expected key=value,value, for example --grid loss.kl=0,0.01")
         terms.append([f"{key.strip()}={value}" for value in listed])
-    found = [Cell(" ".join(sets), sets) for sets in itertools.product(*terms)]
+    found = [Cell(" ".join(sets) or "as it is", "", sets) for sets in itertools.product(*terms)]
     if len({c.name for c in found}) < len(found):
         raise RecipeError(f"--grid {' '.join(grid)}: a value is there twice")
     return found
 
 
-def sweep(path: Path, grid: Sequence[str], sets: Sequence[str], seeds: int, out: Path) -> int:
-    """Run every cell with seeds 0 to `seeds` - 1 in `out`, skipping what is done and going on with what was begun.
+def study_cells(study: StudySettings) -> list[Cell]:
+    """The arms of a study, in its order."""
+    return [Cell(name, name) for name in study.arms]
 
-    Prints a row a cell and writes it into sweep.json: the last validation accuracy and mean tokens, averaged over seeds, with
-    a 95 % t-interval over them. Returns 130 when a run was interrupted. Raises: RecipeError before any work.
+
+def sweep(path: Path, cells: Sequence[Cell], seeds: int, sets: Sequence[str], out: Path, results: Path) -> int:
+    """Run every cell with seeds 0 to `seeds` - 1 in `out`, skipping what `results` holds and going on with what was begun.
+
+    The file holds under "parts" one entry a run, "CELL/seed_S", written when the run has ended (`facts`); keys of others stay.
+    Prints a row a cell. Returns 130 when a run was interrupted. Raises: RecipeError before any work.
     """
     if seeds < 1:
         raise RecipeError(f"--seeds is {seeds}, expected at least 1")
-    planned = [(cell, [load_recipe(path, [*sets, *cell.sets, f"seed={seed}"]) for seed in range(seeds)]) for cell in cells(grid)]
-    rows: list[dict[str, Any]] = []
+    study = load_study(path)
+    planned = [(cell, [_recipe(path, study, cell, sets, seed) for seed in range(seeds)]) for cell in cells]
+    window = study.window or load_recipe(path, sets).last_window if study else 0
+    kept: dict[str, Any] = json.loads(results.read_text()) if results.exists() else {}
+    parts: dict[str, Any] = kept.setdefault("parts", {})
     for cell, recipes in planned:
-        ends = []
         for seed, recipe in enumerate(recipes):
+            name = f"{cell.name}/seed_{seed}"
+            if name in parts:
+                continue
             folder = out / cell.name.replace("/", "_").replace(" ", "_") / f"seed_{seed}"
-            begun = (folder / "recipe.toml").exists()
-            run = Run.open(folder, pin_files(recipe)) if begun else None
-            if run is not None:
-                run.rows = storage.read_lines(folder / "metrics.jsonl")
-                run.events = storage.read_lines(folder / "events.jsonl")
-                run.step = int(run.rows[-1]["step"]) if run.rows else 0
-            if run is None or not run.complete:
-                run = train(run.recipe if run is not None else recipe, folder, resume=begun)
-            if not run.complete:
+            found = _run(recipe, folder, study, window)
+            if found is None:
                 print(f"interrupted in {folder}; the same command goes on with it")
                 return 130
-            ends.append(run)
-        rows.append(_summary(cell, ends))
-        print(_line(rows[-1]), flush=True)
-        storage.replace_file(out / "sweep.json", json.dumps(rows, indent=1).encode())
+            parts[name] = found
+            storage.make_folder(results.parent)
+            storage.replace_file(results, json.dumps(kept, indent=1).encode())
+        print(_line(cell.name, table(parts, cell.name)), flush=True)
     return 0
 
 
-def _summary(cell: Cell, ends: Sequence[Run]) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "settings": list(cell.sets),
-        "seeds": len(ends),
-        "tokens_generated": [r.generated_tokens for r in ends],
+def _recipe(path: Path, study: StudySettings | None, cell: Cell, sets: Sequence[str], seed: int) -> Recipe:
+    seeded = [f"{key}={seed}" for key in (study.seeded if study else ("seed",))]
+    recipe = load_recipe(path, [*sets, *cell.sets, *seeded], cell.arm)
+    model = recipe.model.model_copy(update={"path": recipe.model.path.replace("{seed}", str(seed))})
+    return recipe.model_copy(update={"model": model})
+
+
+def _run(recipe: Recipe, folder: Path, study: StudySettings | None, window: int) -> dict[str, Any] | None:
+    """Begin or go on with a run and test its last weights; None when it was interrupted."""
+    begun = (folder / "recipe.toml").exists()
+    recipe = pin_files(recipe)
+    recipe = Run.open(folder, recipe).recipe if begun else resolve(recipe)
+    with Training(recipe, folder, resume=begun, parent=None) as training:
+        training.loop()
+        if not training.run.complete:
+            return None
+        found = facts(training.run)
+        if study is None:
+            return found
+        training.progress.phase("test")
+        tested = training.evaluate("test", study.problems, study.samples, window, Sampling(1.0))
+    summary = tested.summary()
+    lengths = {right: [r.num_tokens for r, v in tested.scored if (v.score == 1.0) is right] for right in (True, False)}
+    means = {right: sum(values) / len(values) if values else None for right, values in lengths.items()}
+    test = {key: summary[key] for key in ("accuracy", "mean_tokens", "truncated")}
+    counts = [round(sum(row)) for row in tested.scores]
+    return found | test | {"right_tokens": means[True], "wrong_tokens": means[False], "right": counts}
+
+
+def facts(run: Run) -> dict[str, Any]:
+    """What is kept of a run: its last validation, the area under its curve, cost, entropy, and what was decided."""
+    last: dict[str, Any] = next((r for r in reversed(run.rows) if "validation/accuracy" in r), {})
+    entropies = [float(r["policy/entropy/mean"]) for r in run.rows if "policy/entropy/mean" in r]
+    names = {"accuracy": "accuracy", "mean_tokens": "mean_tokens", "truncated_share": "truncated"}
+    return {
+        "steps": run.step,
+        "generated_tokens": run.generated_tokens,
+        "seconds": round(sum(float(r.get("time/step_s", 0.0)) for r in run.rows), 1),
+        **{ours: last[f"validation/{key}"] for key, ours in names.items() if last},
+        "area": area(run),
+        "entropy": {"first": _mean(entropies[:5]), "last": _mean(entropies[-5:])},
+        "curve": [
+            [int(r["tokens/generated"]), round(r["validation/accuracy"], 4), round(r["validation/mean_tokens"], 1)]
+            for r in run.rows
+            if "validation/accuracy" in r
+        ],
+        "events": [[e["step"], e["rule"], action_in_words(e["action"])] for e in run.events],
     }
-    for name, key in (("accuracy", "validation/accuracy"), ("tokens", "validation/mean_tokens")):
-        last = list(_last(ends, key))
-        if last:
-            interval = mean_interval([[value] for value in last])
-            bounds = {"low": interval.low, "high": interval.high} if len(last) > 1 else {}  # one seed has no interval
-            found[name] = {"mean": interval.mean, **bounds, "each": last}
+
+
+def area(run: Run) -> float | None:
+    """Mean validation accuracy over generated tokens: the area under the curve (straight lines) divided by its width."""
+    points = [(float(r["tokens/generated"]), float(r["validation/accuracy"])) for r in run.rows if "validation/accuracy" in r]
+    width = points[-1][0] - points[0][0] if points else 0.0
+    if not width:
+        return None
+    return sum((x1 - x0) * (y0 + y1) / 2 for (x0, y0), (x1, y1) in itertools.pairwise(points)) / width
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def table(parts: Mapping[str, Mapping[str, Any]], cell: str) -> dict[str, dict[str, Any]]:
+    """Each number of a cell's runs: its values by seed, their mean, and from two seeds on a 95 % t-interval over them."""
+    runs = [facts for name, facts in parts.items() if name.rpartition("/seed_")[0] == cell]
+    found: dict[str, dict[str, Any]] = {}
+    for key in ("accuracy", "mean_tokens", "right_tokens", "wrong_tokens", "truncated", "area", "generated_tokens", "seconds"):
+        values = [float(run[key]) for run in runs if run.get(key) is not None]
+        if values:
+            interval = mean_interval([[value] for value in values])
+            bounds = {"low": interval.low, "high": interval.high} if len(values) > 1 else {}  # one seed has no interval
+            found[key] = {"mean": interval.mean, **bounds, "each": values}
     return found
 
 
-def _last(ends: Sequence[Run], key: str) -> Iterator[float]:
-    """The last value of a metric in each run that has one."""
-    for run in ends:
-        values = [float(r[key]) for r in run.rows if key in r]
-        yield from values[-1:]
-
-
-def _line(row: dict[str, Any]) -> str:
-    parts = [" ".join(row["settings"]) or "the recipe as it is", f"{row['seeds']} seed(s)"]
-    for name, form in (("accuracy", "{:.3f}"), ("tokens", "{:.0f}")):
-        if name in row:
-            mean, *bounds = (form.format(row[name][k]) for k in ("mean", "low", "high") if k in row[name])
-            parts.append(f"{name} {mean}" + (f" [{', '.join(bounds)}]" if bounds else ""))
+def _line(name: str, row: Mapping[str, Mapping[str, Any]]) -> str:
+    parts = [name, f"{len(row['seconds']['each'])} seed(s)"]
+    for key, form, factor in SHOWN:
+        if key in row:
+            mean, *bounds = (form.format(factor * row[key][k]) for k in ("mean", "low", "high") if k in row[key])
+            parts.append(f"{key.replace('_', ' ')} {mean}" + (f" [{', '.join(bounds)}]" if bounds else ""))
     return "  ".join(parts)

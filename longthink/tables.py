@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = [
     "CHANGEABLE",
+    "MOVING",
     "AdvantageSettings",
     "BudgetSettings",
     "CheckpointSettings",
@@ -21,7 +22,9 @@ __all__ = [
     "RolloutSettings",
     "Rule",
     "SelectionSettings",
+    "SignalSettings",
     "Stage",
+    "StudySettings",
     "Table",
     "ValidationSettings",
 ]
@@ -56,13 +59,28 @@ class CycleSettings(Table):
     first: Literal["compression", "expansion"] = Field("compression", description="the half a stair begins with")
 
 
+MOVING = frozenset({"window", "cycle", "signal"})  # keys of [rollout] that decide the window, one of them at a time
+
+
+class SignalSettings(Table):
+    """A window that goes where a generated token teaches most (signals.py: window_by_signal)."""
+
+    low: int = Field(ge=1, description="narrowest window in tokens; candidates are two a doubling from here")
+    high: int = Field(ge=1, description="widest window, where the probing groups sample")
+    probe: float = Field(0.125, gt=0, le=1, description="share of the prompts that sample up to `high`; they are trained on too")
+    every: int = Field(2, ge=1, description="steps between choices")
+    over: int = Field(4, ge=1, description="steps whose rollouts a choice is made from")
+    margin: float = Field(0.1, ge=0, description="how much better, as a share, a window must be to take over")
+
+
 class RolloutSettings(Table):
     """What is sampled in a step."""
 
     prompts: int = Field(16, ge=1, description="N, prompts per step")
     group_size: int = Field(16, ge=1, description="G, rollouts per prompt")
-    window: int = Field(192, ge=1, description="longest response in tokens; a cycle takes its place")
+    window: int = Field(192, ge=1, description="longest response in tokens; a cycle or signal takes its place")
     cycle: CycleSettings | None = None
+    signal: SignalSettings | None = None
     temperature: float = Field(1.0, ge=0)
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int = Field(0, ge=0)
@@ -74,6 +92,18 @@ class RolloutSettings(Table):
     truncated_reward: float = Field(-1.0, description="the whole reward of a truncated rollout when `truncated` is penalize")
     graded_tokens: int = Field(0, ge=0, description="the verifier sees so many tokens of a response; 0 for all")
     unscored: Literal["exclude", "zero"] = Field("exclude", description="a rollout our own part failed to score")
+
+    @property
+    def widest(self) -> int:
+        """The longest response any step may ask for."""
+        moving = self.cycle or self.signal
+        return moving.high if moving else self.window
+
+    @property
+    def narrowest(self) -> int:
+        """The shortest window a step may have."""
+        moving = self.cycle or self.signal
+        return moving.low if moving else self.window
 
 
 class EngineSettings(Table):
@@ -270,3 +300,17 @@ class Stage(Table):
     def changes(self) -> dict[str, Any]:
         """The keys that change, by table."""
         return {name: value for name in CHANGEABLE if (value := getattr(self, name)) or (name == "shape" and value is not None)}
+
+
+class StudySettings(Table):
+    """Runs of one recipe that differ in some settings: what they are compared for, and how (sweep.py)."""
+
+    claim: str = Field("", description="what is to be seen, with its source")
+    seeds: int = Field(3, ge=1)
+    seeded: tuple[str, ...] = Field(("seed",), description="keys that get a run's seed; `{seed}` in model.path becomes it too")
+    problems: int = Field(256, ge=1, description="of the test split, for each run's last weights")
+    samples: int = Field(4, ge=1)
+    window: int = Field(0, ge=0, description="response tokens of the test; 0 takes the widest of the recipe as it is")
+    arms: dict[str, dict[str, Any]] = Field(
+        description="by name, what an arm changes; the first is what others are compared with"
+    )

@@ -34,7 +34,7 @@ from longthink.tensorboard import TensorBoard
 from longthink.trial import tried_files
 from longthink.types import Batch, Sampling
 
-__all__ = ["Parent", "Training", "train"]
+__all__ = ["Parent", "Training", "action_in_words", "train"]
 
 
 NOTHING_LEARNT = ("group/constant_share", "select/discarded_share")  # shares that are 1 where a step taught nothing
@@ -229,7 +229,7 @@ class Training:
         event = run.recorded.get(step) or decision(self.recipe, settings, run, self.triggers, self._fit)
         if event is not None:
             run.append_event(event)
-            self.progress.note(f"step {step}: {event['rule']} -> {_in_words(event['action'])}")
+            self.progress.note(f"step {step}: {event['rule']} -> {action_in_words(event['action'])}")
             self._act(event)
         else:
             self._refuse_silence(settings)
@@ -354,7 +354,7 @@ class Training:
         checkpoint.prune(run.folder, newest | named | ({int(best["step"])} if best else set()))
 
 
-def _in_words(action: Mapping[str, Any]) -> str:
+def action_in_words(action: Mapping[str, Any]) -> str:
     """What an event does, for the terminal."""
     what = f"stage {action['stage']}" if "stage" in action else str(action["do"])
     back = f" from step {action['from_step']}" if "from_step" in action else ""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from support import warm_model
 
-from longthink.recipe import load_recipe
+from longthink.recipe import load_recipe, load_study
 from longthink.train import train
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,7 +47,7 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_published_run_is_here() -> None:
-    recipes = {p.stem for p in (ROOT / "recipes").glob("*.toml") if "countdown" not in p.stem}
+    recipes = {p.stem for p in (ROOT / "recipes").glob("*.toml") if "countdown" not in p.stem and not p.stem.endswith("_mini")}
     assert recipes == set(PUBLISHED)
 
 
@@ -60,3 +60,19 @@ def test_two_real_steps(name: str, warm: Path, tmp_path: Path) -> None:
     assert any(r["group/constant_share"] < 1 and r.get("learner/grad_norm/mean", 0.0) > 0 for r in rows)
     if recipe.stage:
         assert [r["stage"] for r in rows] == [0, 1]
+
+
+MINIATURES = sorted(p.stem for p in (ROOT / "recipes").glob("*_mini.toml"))
+
+
+@pytest.mark.parametrize("name", MINIATURES)
+def test_every_arm_of_a_miniature_takes_real_steps(name: str, warm: Path, tmp_path: Path) -> None:
+    path = ROOT / "recipes" / f"{name}.toml"
+    study = load_study(path)
+    assert study is not None and study.claim
+    for arm in study.arms:
+        recipe = load_recipe(path, [f"model.path={warm}", *SMALL, *ONE, "validation.every=2", "validation.problems=2"], arm)
+        train(recipe, tmp_path / arm)
+        rows = [json.loads(line) for line in (tmp_path / arm / "metrics.jsonl").read_text().splitlines()][1:]
+        assert len(rows) == 2
+        assert any(r["group/constant_share"] < 1 and r.get("learner/grad_norm/mean", 0.0) > 0 for r in rows), arm

@@ -8,7 +8,9 @@ import pytest
 from longthink.cli import main
 from longthink.errors import RecipeError
 from longthink.folder import tiny_folder
-from longthink.sweep import cells
+from longthink.recipe import load_recipe
+from longthink.run import Run
+from longthink.sweep import area, grid_cells
 from longthink.tasks.countdown import WORDS
 
 TEMPLATE = "{{ bos_token }} {% for m in messages %}{{ m['content'] }} {% endfor %}<think>"
@@ -37,9 +39,9 @@ def test_every_combination_once_and_again_for_nothing(recipe: Path, tmp_path: Pa
     command = ["sweep", str(recipe), "--grid", "learner.lr=1e-3,1e-4", "--seeds", "2", "--out", str(out)]
     assert main(command) == 0
     first = capsys.readouterr().out
-    rows = json.loads((out / "sweep.json").read_text())
-    assert [r["settings"] for r in rows] == [["learner.lr=1e-3"], ["learner.lr=1e-4"]]
-    assert all(r["seeds"] == 2 and len(r["accuracy"]["each"]) == 2 for r in rows)
+    parts = json.loads((out / "sweep.json").read_text())["parts"]
+    assert list(parts) == [f"learner.lr={lr}/seed_{s}" for lr in ("1e-3", "1e-4") for s in (0, 1)]
+    assert all(p["steps"] == 2 and len(p["curve"]) == 3 and 0 <= p["accuracy"] <= 1 for p in parts.values())
     runs = sorted(p.parent for p in out.rglob("recipe.toml"))
     assert [str(p.relative_to(out)) for p in runs] == [f"learner.lr={lr}/seed_{s}" for lr in ("1e-3", "1e-4") for s in (0, 1)]
     written = {p: p.stat().st_mtime_ns for p in out.rglob("model.safetensors")}
@@ -60,7 +62,7 @@ def test_every_combination_once_and_again_for_nothing(recipe: Path, tmp_path: Pa
 )
 def test_grids_that_cannot_be_are_refused(grid: list[str], words: str) -> None:
     with pytest.raises(RecipeError, match=words):
-        cells(grid)
+        grid_cells(grid)
 
 
 def test_a_cell_that_cannot_run_is_refused_before_any_work(
@@ -74,6 +76,62 @@ def test_a_cell_that_cannot_run_is_refused_before_any_work(
 def test_one_seed_has_no_interval(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "sweep"
     assert main(["sweep", str(recipe), "--out", str(out)]) == 0
-    (row,) = json.loads((out / "sweep.json").read_text())
-    assert row["settings"] == [] and set(row["accuracy"]) == {"mean", "each"}
-    assert "the recipe as it is" in capsys.readouterr().out
+    assert list(json.loads((out / "sweep.json").read_text())["parts"]) == ["as it is/seed_0"]
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "seed(s)" in line]
+    assert line.startswith("as it is  1 seed(s)  accuracy") and "[" not in line
+
+
+STUDY = """
+[study]
+seeds = 2
+seeded = ["seed", "task.seed"]
+problems = 3
+samples = 2
+
+[study.arms.plain]
+
+[study.arms.wide]
+rollout.window = 12
+stage = [{ max_steps = 1 }, { rollout.window = 16 }]
+"""
+
+
+def test_a_study_runs_its_arms_tests_them_alike_and_keeps_what_is_done(recipe: Path, tmp_path: Path) -> None:
+    recipe.write_text(recipe.read_text() + STUDY)
+    tiny = tmp_path / "tiny"
+    tiny.rename(tmp_path / "tiny_0")
+    (tmp_path / "tiny_1").symlink_to(tmp_path / "tiny_0")
+    out, sets = tmp_path / "sweep", [f"--set=model.path={tmp_path}/tiny_{{seed}}"]
+    assert main(["sweep", str(recipe), "--out", str(out), "--arm", "wide", *sets]) == 0
+    parts = json.loads((out / "sweep.json").read_text())["parts"]
+    assert list(parts) == ["wide/seed_0", "wide/seed_1"]
+    for name, part in parts.items():
+        assert len(part["right"]) == 3 and part["events"][0][1] == "max_steps" and part["steps"] == 2
+        run = Run.open(out / name, None)
+        assert run.recipe.task["seed"] == run.recipe.seed == int(name[-1]) and run.recipe.model.path.endswith(name[-1])
+    written = (out / "sweep.json").read_bytes()
+    for folder in out.glob("wide*"):
+        folder.rename(out / "gone")  # what is done is known from the results, not from the runs
+    assert main(["sweep", str(recipe), "--out", str(out), *sets]) == 0
+    assert list(json.loads((out / "sweep.json").read_text())["parts"])[:2] == list(json.loads(written)["parts"])
+    assert sorted(p.name for p in out.iterdir() if p.is_dir()) == ["gone", "plain"]
+
+
+def test_an_arm_is_a_recipe_and_an_unknown_one_is_refused(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe.write_text(recipe.read_text() + STUDY)
+    assert [s.rollout.window for s in load_recipe(recipe, arm="wide").staged] == [12, 16]
+    assert load_recipe(recipe).rollout.window == 8
+    assert main(["check", str(recipe), "--arm", "wid"]) == 2 and "did you mean wide?" in capsys.readouterr().err
+    assert main(["sweep", str(recipe), "--arm", "wid", "--out", "never"]) == 2
+    assert "expected one of plain, wide" in capsys.readouterr().err
+    recipe.write_text(recipe.read_text().replace("problems = 3", "problem = 3"))
+    assert main(["check", str(recipe)]) == 2 and "study: unknown key problem; did you mean problems?" in capsys.readouterr().err
+
+
+def test_the_area_is_the_mean_accuracy_over_generated_tokens(recipe: Path, tmp_path: Path) -> None:
+    run = Run(tmp_path, load_recipe(recipe))
+    for tokens, accuracy in ((0, 0.25), (100, 0.5), (300, 0.75)):
+        run.rows += [{"tokens/generated": tokens, "validation/accuracy": accuracy}, {"tokens/generated": tokens + 50}]
+    assert area(run) == pytest.approx((100 * 0.375 + 200 * 0.625) / 300)
+    run.rows = run.rows[:2]
+    assert area(run) is None
