@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from trouble import Troubled
+
 from longthink import storage
 from longthink.recipe import load_recipe, load_study
 from longthink.sweep import study_cells, sweep
@@ -63,7 +65,7 @@ def study(path: Path) -> int:
     if load_recipe(recipe).model.path.startswith(WARM):
         for seed in range(settings.seeds):
             _warm_start(Path(WARM.format(seed=seed)), seed)
-    return sweep(recipe, study_cells(settings), settings.seeds, [], Path("runs") / path.stem, path)
+    return sweep(recipe, study_cells(settings), settings.seeds, [], Path("runs") / path.stem, path, Troubled)
 
 
 def _warm_start(out: Path, seed: int) -> None:

@@ -54,10 +54,19 @@ def study_cells(study: StudySettings) -> list[Cell]:
     return [Cell(name, name) for name in study.arms]
 
 
-def sweep(path: Path, cells: Sequence[Cell], seeds: int, sets: Sequence[str], out: Path, results: Path) -> int:
+def sweep(
+    path: Path,
+    cells: Sequence[Cell],
+    seeds: int,
+    sets: Sequence[str],
+    out: Path,
+    results: Path,
+    training: type[Training] = Training,
+) -> int:
     """Run every cell with seeds 0 to `seeds` - 1 in `out`, skipping what `results` holds and going on with what was begun.
 
     The file holds under "parts" one entry a run, "CELL/seed_S", written when the run has ended (`facts`); keys of others stay.
+    `training` may be a subclass that does something more.
     Prints a row a cell. Returns 130 when a run was interrupted. Raises: RecipeError before any work.
     """
     if seeds < 1:
@@ -73,7 +82,7 @@ def sweep(path: Path, cells: Sequence[Cell], seeds: int, sets: Sequence[str], ou
             if name in parts:
                 continue
             folder = out / cell.name.replace("/", "_").replace(" ", "_") / f"seed_{seed}"
-            found = _run(recipe, folder, study, window)
+            found = _run(recipe, folder, study, window, training)
             if found is None:
                 print(f"interrupted in {folder}; the same command goes on with it")
                 return 130
@@ -91,12 +100,12 @@ def _recipe(path: Path, study: StudySettings | None, cell: Cell, sets: Sequence[
     return recipe.model_copy(update={"model": model})
 
 
-def _run(recipe: Recipe, folder: Path, study: StudySettings | None, window: int) -> dict[str, Any] | None:
+def _run(recipe: Recipe, folder: Path, study: StudySettings | None, window: int, kind: type[Training]) -> dict[str, Any] | None:
     """Begin or go on with a run and test its last weights; None when it was interrupted."""
     begun = (folder / "recipe.toml").exists()
     recipe = pin_files(recipe)
     recipe = Run.open(folder, recipe).recipe if begun else resolve(recipe)
-    with Training(recipe, folder, resume=begun, parent=None) as training:
+    with kind(recipe, folder, resume=begun, parent=None) as training:
         training.loop()
         if not training.run.complete:
             return None

@@ -1,0 +1,14 @@
+"""A Countdown verifier that is down for long responses: about half of a warm start's, more as a run goes on."""
+
+from typing import Any
+
+from longthink.rewards.countdown import Countdown
+
+LONGEST = 60  # words it can take
+
+
+def score(response: str, gold: Any) -> float:
+    """The verdict of Countdown's own verifier. Raises: RuntimeError for a long response."""
+    if len(response.split()) > LONGEST:
+        raise RuntimeError("the verifier is down")
+    return float(Countdown(think="template").grade(response, gold).score or 0.0)
