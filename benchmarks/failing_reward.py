@@ -4,11 +4,11 @@ from typing import Any
 
 from longthink.rewards.countdown import Countdown
 
-LONGEST = 60  # words it can take
+DOWN = range(61, 300)  # words of a response it cannot take
 
 
 def score(response: str, gold: Any) -> float:
     """The verdict of Countdown's own verifier. Raises: RuntimeError for a long response."""
-    if len(response.split()) > LONGEST:
+    if len(response.split()) in DOWN:
         raise RuntimeError("the verifier is down")
     return float(Countdown(think="template").grade(response, gold).score or 0.0)

@@ -76,6 +76,10 @@ def _parser() -> argparse.ArgumentParser:
     w.add_argument("--seeds", type=int, default=0, help="seeds 0 to this minus 1 (default 1, or what [study] says)")
     w.add_argument("--out", type=Path, required=True)
     w.set_defaults(command=_sweep)
+    u = verbs.add_parser("twins", help="train on as if each automatic decision of a run had not been taken, and compare")
+    u.add_argument("run", type=Path)
+    u.add_argument("--steps", type=int, default=10, help="at least so many steps after each decision (default 10)")
+    u.set_defaults(command=_twins)
     s = verbs.add_parser("set", help="change keys of a run, live or paused: it takes them after its next step")
     s.add_argument("run", type=Path)
     s.add_argument("changes", nargs="+", metavar="a.b=c")
@@ -175,6 +179,23 @@ def _sweep(args: argparse.Namespace) -> int:
     cells = [c for c in cells if not args.arm or c.arm in args.arm]
     seeds = args.seeds or (study.seeds if study and not args.grid else 1)
     return sweep(args.recipe, cells, seeds, args.set, args.out, args.out / "sweep.json")
+
+
+def _twins(args: argparse.Namespace) -> int:
+    from longthink.twins import twins
+
+    found = twins(args.run, args.steps)
+    for twin in found or ():
+        low, mean, high = (100 * twin["difference"][key] for key in ("low", "mean", "high"))
+        verdict = "helped" if low > 0 else "hurt" if high < 0 else "not distinguishable"
+        what = f"step {twin['step']}, {twin['rule']}: {verdict}"
+        print(f"{what}, {mean:+.1f} points [{low:+.1f}, {high:+.1f}] at step {twin['compared_at']}")
+    if found is None:
+        print("interrupted; the same command goes on")
+        return 130
+    if not found:
+        print("no automatic decision with a later validation")
+    return 0
 
 
 def _set(args: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from longthink.tables import MOVING
@@ -37,7 +38,9 @@ def _parts(recipe: "Recipe") -> Iterator[str]:
         yield f"domain: the names are {', '.join(map(repr, domains))}; expected a different one for each"
     if recipe.domain and not any(d.weight for d in recipe.domain):
         yield "domain: every weight is 0, so no problem could be drawn"
-    tables = [*(d.reward for d in recipe.domains), recipe.probe.reward, *recipe.shape]
+    sets = [s.reward for s in recipe.validation.sets]
+    tables = [*(d.reward for d in recipe.domains), *sets, recipe.probe.reward, *recipe.shape]
+    yield from _sets(recipe)
     if recipe.reward_servers and any(t.get("kind") == "file" for t in tables):
         yield "reward_servers do not run reward files of yours (kind = 'file'): grade here, without servers"
     for server in recipe.reward_servers:
@@ -51,6 +54,19 @@ def _parts(recipe: "Recipe") -> Iterator[str]:
     weights = [t.get("weight", 1.0) for t in recipe.shape if not t.get("gate", False)]
     if recipe.shape and all(isinstance(w, int | float) and w == 0 for w in weights):
         yield "shape: no part adds to the reward (every weight is 0, or all are gates), so every reward would be 0"
+
+
+def _sets(recipe: "Recipe") -> Iterator[str]:
+    names = [s.name for s in recipe.validation.sets]
+    if names and (len(set(names)) < len(names) or "" in names):
+        yield f"validation.sets: the names are {', '.join(map(repr, names))}; expected a different one for each"
+    if names and not any(s.weight for s in recipe.validation.sets):
+        yield "validation.sets: every weight is 0, so no blend could be judged"
+    for made in recipe.validation.sets:
+        if bool(made.task) != bool(made.reward):
+            yield f"validation.sets: {made.name} has {'a task without a reward' if made.task else 'a reward without a task'}"
+    if taken := sorted({d.name for d in recipe.domain} & set(names)):
+        yield f"validation.sets: {taken[0]} is a domain's name too; choose another"
 
 
 def _stages(recipe: "Recipe") -> Iterator[str]:
@@ -68,6 +84,9 @@ def _stages(recipe: "Recipe") -> Iterator[str]:
     except ValueError as why:
         yield str(why)
         return
+    windows = [0 if made.rollout.cycle or made.rollout.signal else made.rollout.window for made in staged]
+    if recipe.window == "auto" and (min(windows) == 0 or any(b <= a for a, b in pairwise(windows))):
+        yield f"window = 'auto' chooses among the stages' windows, which are {windows}; expected fixed ones that grow"
     if any(s.until and not made.validation.every for s, made in zip(stages, staged, strict=True)):
         yield "stage.until needs validation: set validation.every above 0"
     if any(s.reset == "reference" and not made.loss.kl for s, made in zip(stages, staged, strict=True)):
@@ -96,7 +115,8 @@ def changes_of(recipe: "Recipe", rule: "Rule") -> dict[str, dict[str, Any]]:
     for table, factors in rule.scale.items():
         for key, factor in factors.items():
             if (table, key) == ("rollout", "window") and (recipe.rollout.cycle or recipe.rollout.signal):
-                raise ValueError("scale.rollout.window: a cycle or a signal is in force, whose window is not the recipe's")
+                moved = "cycle" if recipe.rollout.cycle else "signal"
+                raise ValueError(f"scale.rollout.window: a {moved} is in force, whose window is not the recipe's")
             value = getattr(getattr(recipe, table, None), key, None)
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise ValueError(f"scale.{table}.{key} is no number of the recipe")
@@ -108,9 +128,12 @@ def changes_of(recipe: "Recipe", rule: "Rule") -> dict[str, dict[str, Any]]:
 def _windows(recipe: "Recipe") -> Iterator[str]:
     r = recipe.rollout
     smallest = r.narrowest
+    if recipe.window == "auto":
+        yield "window = 'auto' chooses the stage to begin with: add [[stage]] tables with growing windows"
     if r.cycle and r.signal:
         yield "rollout has a cycle and a signal; expected one of them"
-    if (r.cycle or r.signal) and recipe.validation.every and not recipe.validation.window:
+    v = recipe.validation
+    if (r.cycle or r.signal) and v.every and any(made.window == "training" for made in v.blend if made.weight):
         yield "validation would follow a window that moves, so that no two could be compared: set validation.window"
     if r.signal and r.signal.low >= r.signal.high:
         yield f"rollout.signal goes from low = {r.signal.low} to high = {r.signal.high}; expected low below high"

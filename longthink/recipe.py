@@ -37,7 +37,11 @@ from longthink.tables import (
 __all__ = ["Recipe", "load_recipe", "load_study", "nearest", "override", "parse_recipe"]
 
 
-FIXED = {"rollout": {"max_prompt_tokens", "long_prompts"}, "learner": {"checkpoint_layers"}}  # read once, at the start
+FIXED = {
+    "rollout": {"max_prompt_tokens", "long_prompts"},
+    "learner": {"checkpoint_layers"},
+    "validation": {"sets"},
+}  # read once, at the start
 
 
 class Recipe(Table):
@@ -65,6 +69,9 @@ class Recipe(Table):
     budget: BudgetSettings = BudgetSettings()
     probe: ProbeSettings = ProbeSettings()
     stage: tuple[Stage, ...] = ()
+    window: Literal["first", "auto"] = Field(
+        "first", description="auto: begin in the stage of the window the analysis recommends"
+    )
     rule: tuple[Rule, ...] = ()
     tensorboard: bool = False
     aliases: tuple[Literal["verl", "trl"], ...] = Field((), description="also log under these projects' names")
@@ -81,7 +88,7 @@ class Recipe(Table):
         """What is in force in each stage, as a recipe without stages and rules; one of them where it has no stages."""
         made: list[Recipe] = []
         for index, stage in enumerate(self.stage):
-            before = made[-1] if made else self.model_copy(update={"stage": (), "rule": ()})
+            before = made[-1] if made else self.model_copy(update={"stage": (), "rule": (), "window": "first"})
             try:
                 made.append(before.changed(stage.changes))
             except ValueError as e:

@@ -113,7 +113,11 @@ class Run:
 
     def journal(self, step: int, use: str = "") -> dict[RolloutId, tuple[str, Verdict]]:
         """The time-dependent verdicts a killed run had already written for this step (`use`: as in `write_rollouts`)."""
-        return timed_verdicts(storage.read_lines(self._rollouts(step, use)))
+        return timed_verdicts(self.rollouts(step, use))
+
+    def rollouts(self, step: int, use: str = "") -> list[dict[str, Any]]:
+        """A step's journalled rollouts."""
+        return storage.read_lines(self._rollouts(step, use))
 
     def _rollouts(self, step: int, use: str) -> Path:
         return self.folder / "rollouts" / f"step_{step:06d}{'.' * bool(use)}{use}.jsonl"
@@ -145,9 +149,17 @@ class Run:
         return dict(asked[done]) if len(asked) > done else None
 
     def best(self, stage: int) -> dict[str, Any] | None:
-        """The row of the best validation in a stage, the latest among equals."""
+        """The row of the best validation in a stage."""
+        return next(iter(self.finest(stage, 1)), None)
+
+    def finest(self, stage: int, count: int) -> list[dict[str, Any]]:
+        """The rows of the best validations in a stage, best first, the latest first among equals.
+
+        Only those at the window of the stage's last are compared.
+        """
         rows = [r for r in self.rows if "validation/accuracy" in r and r["stage"] == stage]
-        return max(rows, key=lambda r: (r["validation/accuracy"], r["step"]), default=None)
+        rows = [r for r in rows if r.get("validation/window") == rows[-1].get("validation/window")]
+        return sorted(rows, key=lambda r: (r["validation/accuracy"], r["step"]), reverse=True)[:count]
 
     @property
     def complete(self) -> bool:

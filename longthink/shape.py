@@ -106,6 +106,9 @@ def pin_files(recipe: Recipe) -> Recipe:
     domains = tuple(d.model_copy(update={"reward": pinned(d.reward)}) for d in recipe.domain)
     probe = recipe.probe.model_copy(update={"reward": pinned(recipe.probe.reward)})
     shape = tuple(map(pinned, recipe.shape))
+    sets = tuple(s.model_copy(update={"reward": pinned(s.reward)}) for s in recipe.validation.sets)
+    validation = recipe.validation.model_copy(update={"sets": sets})
     stages = tuple(s if s.shape is None else s.model_copy(update={"shape": tuple(map(pinned, s.shape))}) for s in recipe.stage)
     tables = {"reward": pinned(recipe.reward), "domain": domains, "probe": probe, "shape": shape, "stage": stages}
+    tables["validation"] = validation
     return recipe.model_copy(update=tables)

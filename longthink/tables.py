@@ -1,6 +1,6 @@
 """The tables of a recipe, one class each: every option with its default and its meaning."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -26,6 +26,7 @@ __all__ = [
     "Stage",
     "StudySettings",
     "Table",
+    "ValidationSet",
     "ValidationSettings",
 ]
 
@@ -219,14 +220,53 @@ class LearnerSettings(Table):
     checkpoint_layers: bool = Field(False, description="recompute layers in the backward pass to save memory")
 
 
+Window = Annotated[int, Field(ge=1)] | Literal["training"]
+
+
+class ValidationSet(Table):
+    """One set of a validation: its share of the blend, and what differs from the others."""
+
+    name: str = Field("", pattern=r"^[A-Za-z0-9_-]*$")
+    weight: float = Field(1.0, ge=0, description="share of the blend, relative to the other sets; 0 only reports it")
+    problems: int = Field(0, ge=0, description="0: as [validation] has it")
+    samples: int = Field(0, ge=0, description="0: as [validation] has it")
+    window: Window | None = Field(None, description="none: as [validation] has it")
+    task: dict[str, Any] = Field({}, description="problems of its own (their validation split); empty: the run's")
+    reward: dict[str, Any] = Field({}, description="their verifier; needed beside a task")
+
+    def at(self, training: int) -> int:
+        """The window in tokens while training has one of `training`."""
+        return self.window if isinstance(self.window, int) else training
+
+
 class ValidationSettings(Table):
-    """Evaluation while training, at the window in force unless one is given."""
+    """Evaluation while training: the run's own validation problems, or a blend of sets."""
 
     every: int = Field(0, ge=0, description="steps between validations; 0 for none")
     problems: int = Field(64, ge=1)
     samples: int = Field(2, ge=1)
     temperature: float = Field(1.0, ge=0)
-    window: int = Field(0, ge=0, description="response tokens; 0 follows the window in force")
+    window: Window = Field("training", description="response tokens; training follows the window in force")
+    sets: tuple[ValidationSet, ...] = Field((), description="their blend takes the place of the run's own problems alone")
+    finalists: int = Field(1, ge=1, description="of the best checkpoints so many get fresh samples before one is chosen; 1: none")
+
+    @property
+    def blend(self) -> tuple[ValidationSet, ...]:
+        """The sets with what they inherit; one without a name where none is given."""
+        own: dict[str, Any] = {"problems": self.problems, "samples": self.samples, "window": self.window}
+        return tuple(
+            made.model_copy(update={key: getattr(made, key) or value for key, value in own.items()})
+            for made in self.sets or (ValidationSet(),)
+        )
+
+    def at(self, training: int) -> int:
+        """The widest window of a weighted set while training has one of `training`: scores are compared only at equal ones."""
+        return max(made.at(training) for made in self.blend if made.weight)
+
+    @property
+    def widest(self) -> int:
+        """The widest fixed window; 0 where there is none."""
+        return max(made.at(0) for made in self.blend)
 
 
 class CheckpointSettings(Table):
@@ -234,6 +274,7 @@ class CheckpointSettings(Table):
 
     every: int = Field(10, ge=1, description="steps between checkpoints; the last step and stage changes always")
     keep: int = Field(2, ge=1, description="newest ones kept, beside the best one and those an event still needs")
+    twins: bool = Field(False, description="keep the state before every automatic decision, for `longthink twins`")
 
 
 class ProbeSettings(Table):

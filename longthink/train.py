@@ -1,5 +1,6 @@
 """The loop. A step is `train_step`; everything else here is what happens between steps."""
 
+import json
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -7,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from longthink import checkpoint
+from longthink import checkpoint, storage
 from longthink.advantage import advantages
 from longthink.clusters.local import LocalCluster
-from longthink.collect import Grading, Journal, collect, rollout_rows
+from longthink.collect import Grading, collect, rollout_rows
 from longthink.data import DataSource, load_domains
 from longthink.errors import LearnerError
-from longthink.evaluate import Evaluation, evaluate
+from longthink.evaluate import Evaluation
 from longthink.fit import prompt_limits, refuse_misfit
 from longthink.folder import ModelFolder
 from longthink.machine import resolve
@@ -29,10 +30,12 @@ from longthink.run import Run
 from longthink.settings import Settings, fold
 from longthink.shape import Parts, pin_files
 from longthink.stages import Triggers, changes_nothing, decision
+from longthink.start import SAMPLES, begin_where
 from longthink.summarize import summarize
 from longthink.tensorboard import TensorBoard
 from longthink.trial import tried_files
 from longthink.types import Batch, Sampling
+from longthink.validation import Source, Validator, sources
 
 __all__ = ["Parent", "Training", "action_in_words", "train"]
 
@@ -90,9 +93,11 @@ class Training:
         weighted = {d.name: (self.tasks[d.name], d.weight) for d in recipe.domains}
         self.data = DataSource(weighted, self.tokenizer, self.limits, pools)
         tried_files(self.tasks, rewards, parts)
-        if any(r.validation.every for r in recipe.staged):
-            for task in self.tasks.values():
-                task.size("validation")
+        own = Source(self.tasks, self.grading)
+        if any(r.validation.every for r in recipe.staged) or recipe.window == "auto":
+            for source in sources(recipe, own).values():
+                for task in source.tasks.values():
+                    task.size("validation")
         if resume:
             self.run = Run.open(folder, recipe)
         else:
@@ -104,6 +109,7 @@ class Training:
             self.pool = self._stack.enter_context(open_pool(recipe, next(iter(rewards.values())), self.progress.note))
             if not resume:
                 self.run = Run.create(folder, recipe, parent.lineage() if parent else {})
+            self.validator = Validator(self.run, self.cluster, self.pool, self.tokenizer, own, self.limits, self.progress)
             self._restore(resume, parent)
             self.board = TensorBoard(folder, self.run.step) if recipe.tensorboard else None
             if self.board is not None:
@@ -137,7 +143,8 @@ class Training:
             self.cluster.load(parent.folder, optimizer=parent.optimizer)
             if parent.data:
                 self.data.load(parent.folder, 0)
-        self._replace_reference(hard=False)
+        if self.cluster.learner.reference is None:  # a parent's optimizer comes with its reference
+            self._replace_reference(hard=False)
         self.cluster.sync(0)
         self.run.step = -1
 
@@ -153,11 +160,13 @@ class Training:
             row = self._labels(step, settings) | self.train_step(step, settings)
             every = settings.recipe.validation.every
             if every and step % every == 0:
-                row |= self._validate(step, settings)
+                row |= self.validator.validate(step, settings.recipe.validation, settings.rollout.window)
             row["time/step_s"] = time.perf_counter() - started
             self._finish_step(step, settings, row)
         if self._saved != self.run.step:  # a stop was asked for after the step had been finished
             self._checkpoint(self.run.step)
+        if self.run.complete:
+            self._choose_last()
         self._prune()  # again, for a run that was killed between its last checkpoint and this
 
     def train_step(self, step: int, settings: Settings) -> dict[str, Any]:
@@ -203,10 +212,12 @@ class Training:
 
     def _begin(self) -> None:
         """Validate the untouched model and write the checkpoint every later one descends from."""
-        settings = fold(self.recipe, [])
+        if self.recipe.window == "auto":
+            self._choose_first()
+        settings = fold(self.recipe, self.run.events)
         row = self._labels(0, settings) | {"tokens/generated": 0}
         if settings.recipe.validation.every:
-            row |= self._validate(0, settings)
+            row |= self.validator.validate(0, settings.recipe.validation, settings.rollout.window)
         self.run.step = 0
         self.run.append_row(row)
         self._checkpoint(0)
@@ -226,8 +237,10 @@ class Training:
         if self.board is not None:
             self.board.write(run.rows[-1])
         run.step = step
-        event = run.recorded.get(step) or decision(self.recipe, settings, run, self.triggers, self._fit)
+        event = run.recorded.get(step) or self._fairly(decision(self.recipe, settings, run, self.triggers, self._fit), settings)
         if event is not None:
+            if self.recipe.checkpoint.twins and event["kind"] in ("stage", "rule") and not changes_nothing(event["action"]):
+                self._save(run.folder / "twins", step)
             run.append_event(event)
             self.progress.note(f"step {step}: {event['rule']} -> {action_in_words(event['action'])}")
             self._act(event)
@@ -236,8 +249,7 @@ class Training:
         reference = settings.recipe.reference
         if reference.replace_every and step % reference.replace_every == 0:
             self._replace_reference(hard=reference.optimizer == "reset")
-        best = run.best(settings.stage)
-        is_best = best is not None and best["step"] == step
+        is_best = step in self._finest(settings)
         last = self.run.complete or self.progress.stop_requested
         if event is not None or is_best or last or step % self.recipe.checkpoint.every == 0:
             self.progress.phase("checkpoint")
@@ -291,67 +303,72 @@ class Training:
         Parts(made.shape)
         refuse_misfit(made, self.config)
 
-    def _validate(self, step: int, settings: Settings) -> dict[str, Any]:
-        v = settings.recipe.validation
-        window = v.window or settings.rollout.window
-        with Clock(self.progress, "validation") as clock:
-            journal = self.run.journal(step, "validation")
-            measured = self.evaluate("validation", v.problems, v.samples, window, Sampling(v.temperature), journal)
-            self.run.write_rollouts(step, rollout_rows(measured.scored, step), "validation")
-            found = measured.summary()
-        names = {
-            "mean_tokens": "mean_tokens",
-            "truncated": "truncated_share",
-            "accuracy": "accuracy",
-            "low": "low",
-            "high": "high",
-        }
-        row = {f"validation/{ours}": found[key] for key, ours in names.items()} | {"time/validation_s": clock.seconds}
-        return row | {f"validation/{domain}/accuracy": mean for domain, mean in measured.by_domain().items()}
-
-    def evaluate(
-        self, split: str, problems: int, samples: int, window: int, sampling: Sampling, journal: Journal | None = None
-    ) -> Evaluation:
+    def evaluate(self, split: str, problems: int, samples: int, window: int, sampling: Sampling) -> Evaluation:
         """Evaluate the current weights with this run's task, verifier and engine."""
-        self.cluster.evaluating = True
-        try:
-            return evaluate(
-                self.cluster,
-                self.pool,
-                self.tasks,
-                self.grading,
-                self.tokenizer,
-                split=split,
-                problems=problems,
-                samples=samples,
-                window=window,
-                sampling=sampling,
-                seed=self.recipe.seed,
-                limits=self.limits,
-                journal=journal or {},
-                progress=self.progress.rollouts,
-            )
-        finally:
-            self.cluster.evaluating = False
+        return self.validator.evaluate(split, problems, samples, window, sampling)
+
+    def _choose_first(self) -> None:
+        """Begin in the stage of the recommended window (start.py), and draw the curve it is read off."""
+        self.progress.phase("window analysis")
+        first = self.recipe.staged[0]
+        sampling = Sampling(first.rollout.temperature)
+        found = self.evaluate("validation", first.validation.problems, SAMPLES, self.recipe.last_window, sampling)
+        event, curve = begin_where(self.recipe, found)
+        storage.replace_file(self.run.folder / "window_curve.json", json.dumps(curve, indent=2).encode())
+        self.run.append_event(event)
+        self.progress.note(f"window: {curve['reason']}")
+
+    def _finest(self, settings: Settings) -> set[int]:
+        """The steps of the stage's best validated checkpoints, as many as may be chosen from."""
+        return {int(r["step"]) for r in self.run.finest(settings.stage, settings.recipe.validation.finalists)}
+
+    def _finalists(self, settings: Settings) -> list[dict[str, Any]]:
+        """Their validations, best first, of those that are there or are the current weights."""
+        there = {*checkpoint.steps(self.run.folder), self.run.step}
+        return [r for r in self.run.finest(settings.stage, settings.recipe.validation.finalists) if r["step"] in there]
+
+    def _fairly(self, event: dict[str, Any] | None, settings: Settings) -> dict[str, Any] | None:
+        """The event with the best checkpoint it goes back to chosen among the finalists by fresh samples."""
+        rows = self._finalists(settings)
+        best = self.run.best(settings.stage)
+        if event is None or len(rows) < 2 or best is None or event["action"].get("from_step") != best["step"]:
+            return event
+        following = fold(self.recipe, [*self.run.events, event], self.run.rows)
+        found = self.validator.choose(rows, following.recipe.validation, following.rollout.window)
+        return {
+            **event,
+            "action": {**event["action"], "from_step": found.pop("step")},
+            "evidence": {**event["evidence"], **found},
+        }
+
+    def _choose_last(self) -> None:
+        """Score the finalists of a run's last stage again, and write which is best into best.json, once."""
+        settings, path = fold(self.recipe, self.run.events, self.run.rows), self.run.folder / "best.json"
+        rows = self._finalists(settings)
+        if len(rows) > 1 and not path.exists():
+            found = self.validator.choose(rows, settings.recipe.validation, settings.rollout.window)
+            storage.replace_file(path, json.dumps(found, indent=2).encode())
+            self.progress.note(f"best checkpoint by fresh samples: step {found['step']}")
 
     # -- checkpoints --------------------------------------------------------------------------------------------
 
     def _checkpoint(self, step: int) -> None:
         """Save the holders, and remove the checkpoints nobody needs any more."""
-        run = self.run
-        before = [s for s in checkpoint.steps(run.folder) if s < step]
-        facts = {"run_id": run.id, "policy_version": run.policy_version, "parent_step": before[-1] if before else None}
-        checkpoint.save_checkpoint(run.folder, step, [self.cluster, self.data], self.side_files, facts)
+        self._save(self.run.folder, step)
         self._saved = step
         self._prune()
+
+    def _save(self, folder: Path, step: int) -> None:
+        before = [s for s in checkpoint.steps(self.run.folder) if s < step]
+        facts = {"run_id": self.run.id, "policy_version": self.run.policy_version, "parent_step": before[-1] if before else None}
+        checkpoint.save_checkpoint(folder, step, [self.cluster, self.data], self.side_files, facts)
 
     def _prune(self) -> None:
         """Keep the newest checkpoints, the stage's best, and what a later event goes back to."""
         run, step = self.run, self.run.step
         newest = set([s for s in checkpoint.steps(run.folder) if s <= step][-self.recipe.checkpoint.keep :])
-        best = run.best(fold(self.recipe, run.events).stage)
         named = {int(e["action"]["from_step"]) for e in run.events if e["step"] > min(newest) and "from_step" in e["action"]}
-        checkpoint.prune(run.folder, newest | named | ({int(best["step"])} if best else set()))
+        checkpoint.prune(run.folder, newest | named | self._finest(fold(self.recipe, run.events, run.rows)))
 
 
 def action_in_words(action: Mapping[str, Any]) -> str:

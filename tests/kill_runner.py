@@ -86,18 +86,27 @@ STILL: dict[str, Any] = {
     "learner": {"lr": 1e-3, "minibatch_prompts": 2},
     "reference": {"replace_every": 2},
 }
-# Eight stages, two hard resets, a rollback, a change by rule, and a domain that grows, with nobody's hand on it.
+# Eight stages, two hard resets, a rollback, a change by rule, a domain that grows, checkpoints chosen among finalists by a blend
+# of two sets, states kept for twins, and a last window that follows the signal; with nobody's hand on it.
 OFTEN = {"kind": "mismatch", "above": 1e-12, "over": 1}
 RULES: dict[str, Any] = {
-    **{k: SCHEDULES[k] for k in ("seed", "workers", "domain", "checkpoint")},
+    **{k: SCHEDULES[k] for k in ("seed", "workers", "domain")},
     "name": "rules",
+    "checkpoint": SCHEDULES["checkpoint"] | {"twins": True},
     "rollout": {"prompts": 4, "group_size": 4},
     "loss": {"kl": 0.01},
     "learner": {"lr": 1e-3, "minibatch_prompts": 2},
-    "validation": {"every": 1, "problems": 2, "samples": 2, "window": 32},
-    "budget": {"max_steps": 18},
+    "validation": {
+        **{"every": 1, "problems": 2, "samples": 2, "window": 32, "finalists": 2},
+        "sets": [{"name": "own"}, {"name": "narrow", "window": 20, "weight": 0.5}],
+    },
+    "budget": {"max_steps": 20},
     "stage": [
-        {"rollout": {"window": 20 + 2 * i}, "max_steps": 2, **({"domain": {"few": {"weight": 2.0}}} if i == 4 else {})}
+        {
+            "rollout": {"window": 20 + 2 * i} if i < 7 else {"signal": {"low": 16, "high": 36}},
+            "max_steps": 2,
+            **({"domain": {"few": {"weight": 2.0}}} if i == 4 else {}),
+        }
         for i in range(8)
     ],
     "rule": [

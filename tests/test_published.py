@@ -26,7 +26,7 @@ SMALL = [
     "learner.minibatch_prompts=4",
     "budget.max_steps=2",
     "validation.every=0",
-    "validation.window=0",
+    "validation.window=training",
 ]
 ONE = [f"task={COUNTDOWN}", 'reward={kind="countdown"}']
 PUBLISHED = {

@@ -100,7 +100,7 @@ def test_deepscaler_has_the_published_values() -> None:
     assert (learner.lr, learner.schedule, learner.warmup_updates, learner.betas) == (1e-6, "constant", 0, (0.9, 0.999))
     assert (learner.weight_decay, learner.grad_clip, learner.minibatch_prompts, learner.epochs) == (0.01, 1.0, 64, 1)
     assert (validation.every, validation.problems, validation.samples, validation.temperature) == (20, 30, 8, 0.6)
-    assert validation.window == 0, "validated in the window in force"
+    assert validation.window == "training", "validated in the window in force"
     assert recipe.budget.max_steps == 1770
     assert recipe.reward == {"kind": "math", "grader": "deepscaler", "scope": "deepscaler", "think": "template"}
     assert recipe.task["prompt"] == "deepscaler"

@@ -51,8 +51,9 @@ def content(run: Path) -> dict[str, Any]:
         "metrics": [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows],
         "events": (run / "events.jsonl").read_text() if (run / "events.jsonl").exists() else "",
         "recipe": (run / "recipe.toml").read_text(),
+        "best": (run / "best.json").read_text() if (run / "best.json").exists() else "",
     }
-    for folder in ("rollouts", "checkpoints"):
+    for folder in ("rollouts", "checkpoints", "twins"):
         found |= {str(p.relative_to(run)): p.read_bytes() for p in sorted((run / folder).rglob("*")) if p.is_file()}
     return found
 
@@ -118,6 +119,10 @@ def test_the_runs_with_every_mechanism_use_them(mechanisms: tuple[str, Path]) ->
         done = [e["action"].get("do", "next") for e in events]
         assert {do: done.count(do) for do in done} == {"next": 7, "reset": 2, "rollback": 1, "set": 1}
         assert [r["stage"] for r in rows] == sorted(r["stage"] for r in rows) and rows[-1]["stage"] == 7
+        again = [e for e in events if "finalists" in e["evidence"]]
+        assert again and any(e["action"]["from_step"] < e["step"] for e in again) and (run / "best.json").exists()
+        assert len(list((run / "twins" / "checkpoints").iterdir())) == len(events)
+        assert {r["window"] for r in rows if r["stage"] == 7} <= {16, 21, 32, 36} and any("signal/16/gain" in r for r in rows)
         assert all(e["evidence"] for e in events) and len({e["step"] for e in events}) == len(events)
         shares = [sum(r["domain/few/groups"] for r in rows if r["stage"] in stages) for stages in ((0, 1, 2, 3), (4, 5, 6, 7))]
         counts = [4 * sum(r["stage"] in stages for r in rows) for stages in ((0, 1, 2, 3), (4, 5, 6, 7))]

@@ -1,0 +1,48 @@
+"""Where a run begins: in the stage whose window the window analysis recommends."""
+
+from typing import Any
+
+from longthink.evaluate import Evaluation
+from longthink.recipe import Recipe
+from longthink.window import WindowCurve, geometric_cutoffs, recommend, window_curve
+
+__all__ = ["SAMPLES", "begin_where"]
+
+SAMPLES = 4  # of each validation problem, sampled once at the widest window
+CUTOFFS = 10  # doublings below the widest window that are looked at, at most
+
+
+def begin_where(recipe: Recipe, found: Evaluation) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The event that begins a run in the recommended stage, and the curve it is read off, for window_curve.json.
+
+    The stage is the first whose window is no smaller than the recommended one; the last for direct training.
+    Source: DeepScaleR 3.3, principle 1 and its converse.
+    """
+    full = recipe.last_window
+    measured = [
+        [(full + 1 if r.truncated else r.num_tokens, v.score) for r, v in row if v.score is not None] for row in found.samples
+    ]
+    curve = window_curve([row for row in measured if row], geometric_cutoffs(max(1, full >> CUTOFFS, 3 * full // 32), full))
+    plan = recommend(curve, full)
+    windows = [made.rollout.window for made in recipe.staged]
+    stage = next(i for i, window in enumerate(windows) if window >= plan.window)
+    evidence = {"recommended": plan.window, "direct": plan.direct, "reason": plan.reason, "stage_windows": windows}
+    event = {
+        "step": 0,
+        "kind": "start",
+        "rule": "window",
+        "action": {"stage": stage, "from_step": 0},
+        "evidence": evidence,
+    }
+    return event, _rows(curve) | {"recommended": plan.window, "direct": plan.direct, "reason": plan.reason}
+
+
+def _rows(curve: WindowCurve) -> dict[str, Any]:
+    return {
+        "cutoffs": list(curve.cutoffs),
+        "accuracy": [i.mean for i in curve.accuracy],
+        "low": [i.low for i in curve.accuracy],
+        "high": [i.high for i in curve.accuracy],
+        "coverage": list(curve.coverage),
+        "truncated": list(curve.truncated),
+    }
