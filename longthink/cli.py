@@ -31,7 +31,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="longthink", description="Small language models learn to reason by RL with verifiable rewards."
     )
     parser.add_argument("--version", action="version", version=f"longthink {version('longthink')}")
-    verbs = parser.add_subparsers(required=True, metavar="train|eval|check|report|verify|serve-rewards|puzzles|doctor")
+    verbs = parser.add_subparsers(
+        required=True, metavar="train|eval|check|report|sweep|twins|set|stage|verify|serve-rewards|puzzles|doctor"
+    )
     t = verbs.add_parser("train", help="run a recipe")
     t.add_argument("recipe", nargs="?", help="a TOML file; with --resume the run's own recipe is the default")
     t.add_argument("--out", type=Path, help="the run folder (default runs/<name>)")
@@ -63,9 +65,19 @@ def _parser() -> argparse.ArgumentParser:
     c.add_argument("--arm", default="", help="an arm of the recipe's [study]")
     c.add_argument("--golds", type=int, default=1000, help="grade so many golds (default 1000)")
     c.set_defaults(command=_check)
-    r = verbs.add_parser("report", help="write report.html for a run folder")
-    r.add_argument("run", type=Path)
+    r = verbs.add_parser("report", help="write report.html for a run folder, or one page that compares several")
+    r.add_argument("run", type=Path, nargs="+", help="several: NAME/seed_0, NAME/seed_1 … are one line with a band")
+    r.add_argument(
+        "--by", choices=("steps", "tokens", "seconds", "gpu_hours"), default="tokens", help="what several are drawn against"
+    )
+    r.add_argument("--out", type=Path, default=Path("compare.html"), help="the page about several (default compare.html)")
     r.set_defaults(command=_report)
+    _control_parsers(verbs)
+    _grading_parsers(verbs)
+    return parser
+
+
+def _control_parsers(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     w = verbs.add_parser(
         "sweep", help="run a recipe's study, or a grid of settings, with several seeds; the same command goes on"
     )
@@ -88,8 +100,6 @@ def _parser() -> argparse.ArgumentParser:
     g.add_argument("run", type=Path)
     g.add_argument("do", choices=["next", "reset", "rollback", "pause", "stop"])
     g.set_defaults(command=_stage)
-    _grading_parsers(verbs)
-    return parser
 
 
 def _grading_parsers(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -233,8 +243,9 @@ def _check(args: argparse.Namespace) -> int:
 
 def _report(args: argparse.Namespace) -> int:
     from longthink.report import write_report
+    from longthink.reports.overlay import write_overlay
 
-    print(write_report(args.run))
+    print(write_report(args.run[0]) if len(args.run) == 1 else write_overlay(args.run, args.out, args.by))
     return 0
 
 

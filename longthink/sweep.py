@@ -14,7 +14,8 @@ from longthink.run import Run
 from longthink.shape import pin_files
 from longthink.stats import mean_interval
 from longthink.tables import StudySettings
-from longthink.train import Training, action_in_words
+from longthink.telling import action_in_words
+from longthink.train import Training
 from longthink.types import Sampling
 
 __all__ = ["Cell", "area", "grid_cells", "study_cells", "sweep", "table"]

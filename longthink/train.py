@@ -32,12 +32,13 @@ from longthink.shape import Parts, pin_files
 from longthink.stages import Triggers, changes_nothing, decision
 from longthink.start import SAMPLES, begin_where
 from longthink.summarize import summarize
+from longthink.telling import action_in_words, evidence_in_words
 from longthink.tensorboard import TensorBoard
 from longthink.trial import tried_files
 from longthink.types import Batch, Sampling
 from longthink.validation import Source, Validator, sources
 
-__all__ = ["Parent", "Training", "action_in_words", "train"]
+__all__ = ["Parent", "Training", "train"]
 
 
 NOTHING_LEARNT = ("group/constant_share", "select/discarded_share")  # shares that are 1 where a step taught nothing
@@ -242,7 +243,7 @@ class Training:
             if self.recipe.checkpoint.twins and event["kind"] in ("stage", "rule") and not changes_nothing(event["action"]):
                 self._save(run.folder / "twins", step)
             run.append_event(event)
-            self.progress.note(f"step {step}: {event['rule']} -> {action_in_words(event['action'])}")
+            self.progress.note(f"step {step}: {action_in_words(event['action'])}, because {evidence_in_words(event['evidence'])}")
             self._act(event)
         else:
             self._refuse_silence(settings)
@@ -369,13 +370,3 @@ class Training:
         newest = set([s for s in checkpoint.steps(run.folder) if s <= step][-self.recipe.checkpoint.keep :])
         named = {int(e["action"]["from_step"]) for e in run.events if e["step"] > min(newest) and "from_step" in e["action"]}
         checkpoint.prune(run.folder, newest | named | self._finest(fold(self.recipe, run.events, run.rows)))
-
-
-def action_in_words(action: Mapping[str, Any]) -> str:
-    """What an event does, for the terminal."""
-    what = f"stage {action['stage']}" if "stage" in action else str(action["do"])
-    back = f" from step {action['from_step']}" if "from_step" in action else ""
-    sets = [(t, k if isinstance(k, Mapping) else {"": k}) for t, k in action.get("set", {}).items()]
-    changed = [f"{table}.{key} = {value}".replace(". =", " =") for table, keys in sets for key, value in keys.items()]
-    refused = what == "set" and not changed
-    return "nothing, see events.jsonl" if refused else what + back + (f"; {', '.join(changed)}" if changed else "")

@@ -244,7 +244,7 @@ def test_a_paused_run_takes_requests_and_goes_on(model: str, tmp_path: Path, cap
     run = tmp_path / "run"
     done = train(recipe(model, rule=[{"when": ALWAYS, "do": "pause"}]), run)
     assert (done.step, done.complete) == (1, False) and events_of(run)[0]["action"]["do"] == "pause"
-    assert "step 1: constant_groups -> pause" in capsys.readouterr().out
+    assert "step 1: pause, because 100.0 % of groups had one reward" in capsys.readouterr().out
     assert main(["set", str(run), "learner.lr=0.5", "rollout.window=12"]) == 0
     assert main(["stage", str(run), "stop"]) == 0
     assert main(["train", "--out", str(run), "--resume"]) == 0

@@ -1,0 +1,100 @@
+"""What the files of a run folder hold, for the pages about it."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from longthink import storage
+from longthink.errors import CheckpointError
+
+__all__ = ["Record", "inner", "number", "read_record", "shown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What the files of a run folder hold."""
+
+    name: str
+    rows: list[dict[str, Any]]
+    events: list[dict[str, Any]]
+    summary: dict[str, Any]
+    curve: dict[str, Any]
+    twins: dict[int, dict[str, Any]]  # by the step of a decision: after it minus as if it had not been taken
+    recipe: str
+
+    def columns(self, *keys: str) -> NDArray[np.float64]:
+        """[len(keys), rows]: the rows in which every one of the keys is a number."""
+        rows = [[number(row.get(key)) for key in keys] for row in self.rows]
+        return np.array([row for row in rows if None not in row], float).reshape(-1, len(keys)).T
+
+    def stages(self) -> list[tuple[float, str]]:
+        """First step and name of every stage."""
+        found: list[tuple[float, str]] = []
+        for row in self.rows:
+            step, stage = number(row.get("step")), row.get("stage")
+            if step is not None and stage is not None and (not found or found[-1][1] != str(stage)):
+                found.append((step, str(stage)))
+        return found
+
+    def other_events(self) -> list[float]:
+        """The steps of events that start no stage."""
+        others = (e for e in self.events if "stage" not in str(e.get("kind")) and "stage" not in inner(e, "action"))
+        return sorted({step for e in others if (step := number(e.get("step"))) is not None})
+
+
+def read_record(run: Path) -> Record:
+    """Raises: CheckpointError when the folder is no run or one of its files is not JSON."""
+    if not any((run / name).is_file() for name in ("metrics.jsonl", "recipe.toml")):
+        raise CheckpointError(f"{run}: not a run folder; expected metrics.jsonl or recipe.toml in it (give the folder of a run)")
+    recipe = run / "recipe.toml"
+    return Record(
+        name=run.resolve().name,
+        rows=storage.read_lines(run / "metrics.jsonl"),
+        events=storage.read_lines(run / "events.jsonl"),
+        summary=_read_object(run / "summary.json"),
+        curve=_read_object(run / "window_curve.json"),
+        twins=_twins(run / "twins.json"),
+        recipe=recipe.read_text("utf-8", "replace") if recipe.is_file() else "",
+    )
+
+
+def _twins(path: Path) -> dict[int, dict[str, Any]]:
+    try:
+        found = json.loads(path.read_bytes()) if path.is_file() else []
+        return {int(twin["step"]): dict(twin["difference"]) for twin in found}
+    except (ValueError, TypeError, KeyError) as e:
+        raise CheckpointError(f"{path}: not what `longthink twins` writes ({e}); write it again or remove it") from None
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_bytes())
+    except ValueError as e:
+        raise CheckpointError(f"{path}: not JSON ({e}); write it again or remove it") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: holds a {type(value).__name__}, expected a JSON object; write it again or remove it")
+    return value
+
+
+def number(value: Any) -> float | None:
+    """A finite number, or None for anything else."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) else None
+
+
+def inner(table: dict[str, Any], key: str) -> dict[str, Any]:
+    """The table under a key, empty where there is none."""
+    value = table.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def shown(value: Any, pattern: str = "{:.1f}", factor: float = 1.0) -> str:
+    """A number times a factor in a pattern, or "-"."""
+    found = number(value)
+    return "-" if found is None else pattern.format(factor * found)
