@@ -46,14 +46,19 @@ def _lengthen(e: Evidence) -> str:
     e.pop("accuracy"), e.pop("length"), e.pop("clip_ratio")
     rising = e.pop("rising")
     slopes = {"length": _slope(e.pop("length_slope"), "tokens"), "clip ratio": _slope(e.pop("clip_ratio_slope"), "points")}
-    still = _slope(e.pop("accuracy_slope"), "points")
+    still = _still(e)
     risen = " and ".join(f"{name} rose by {slopes[name]}" for name in rising.split(" and "))
-    return f"accuracy stood still ({still}) while {risen}, in the validations of steps {first} to {last}"
+    return f"{still} while {risen}, in the validations of steps {first} to {last}"
 
 
 def _plateau(e: Evidence) -> str:
     steps = e.pop("steps")
-    return f"accuracy stood still ({_slope(e.pop('accuracy_slope'), 'points')}) from step {steps[0]} to {steps[-1]}"
+    return f"{_still(e)} from step {steps[0]} to {steps[-1]}"
+
+
+def _still(e: Evidence) -> str:
+    reward = f" and so did the reward ({_slope(e.pop('reward_slope'), 'points')})" if "reward_slope" in e else ""
+    return f"accuracy stood still ({_slope(e.pop('accuracy_slope'), 'points')}){reward}"
 
 
 def _drop(e: Evidence) -> str:
@@ -105,6 +110,8 @@ CLAUSES: tuple[tuple[tuple[str, ...], Callable[[Evidence], str]], ...] = (
     (("accuracy_slope", "steps"), _plateau),
     (("length_slope",), lambda e: f"length rose by {_slope(e.pop('length_slope'), 'tokens')}"),
     (("clip_ratio_slope",), lambda e: f"clip ratio rose by {_slope(e.pop('clip_ratio_slope'), 'points')}"),
+    (("training_length_slope",), lambda e: f"length rose by {_slope(e.pop('training_length_slope'), 'tokens')}"),
+    (("training_clip_ratio_slope",), lambda e: f"clip ratio rose by {_slope(e.pop('training_clip_ratio_slope'), 'points')}"),
     (("best", "accuracy"), _drop),
     (("kl", "median_before"), _spike),
     (("entropy", "at_first"), _entropy),

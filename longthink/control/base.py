@@ -7,7 +7,7 @@ from typing import Any
 from longthink.part import Part
 from longthink.stats import Interval, slope_interval
 
-__all__ = ["Rows", "Trigger", "latest", "mean_of", "slope"]
+__all__ = ["Rows", "Trigger", "latest", "mean_of", "slope", "stands_still"]
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -35,6 +35,22 @@ def mean_of(rows: Rows, key: str, over: int) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def slope(rows: Rows, key: str) -> Interval:
-    """Change per step of a metric over all rows, with its 95 % interval."""
-    return slope_interval([float(r["step"]) for r in rows], [float(r[key]) for r in rows])
+def stands_still(rows: Rows, validations: int, reward_over: int) -> dict[str, Interval] | None:
+    """The slopes that show a plateau, or None where one surely rises or there are too few values.
+
+    They are of accuracy over the last `validations` validations, and with `reward_over` of the training reward over the last so
+    many steps, which is noisier in a step but has many more rollouts: few validation problems alone call much a plateau.
+    """
+    checked = [r for r in rows if "validation/accuracy" in r]
+    rewards = [r for r in rows if "reward/mean" in r]
+    if len(checked) < validations or len(rewards) < reward_over:
+        return None
+    found = {"accuracy_slope": slope(checked[-validations:], "validation/accuracy")}
+    if reward_over:
+        found["reward_slope"] = slope(rewards[-reward_over:], "reward/mean")
+    return None if any(interval.low > 0 for interval in found.values()) else found
+
+
+def slope(rows: Rows, key: str, confidence: float = 0.95) -> Interval:
+    """Change per step of a metric over all rows, with its interval."""
+    return slope_interval([float(r["step"]) for r in rows], [float(r[key]) for r in rows], confidence)

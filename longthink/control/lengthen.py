@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import Field
 
-from longthink.control.base import Rows, Trigger, slope
+from longthink.control.base import Rows, Trigger, slope, stands_still
 
 __all__ = ["Lengthen"]
 
@@ -13,10 +13,11 @@ class Lengthen(Trigger):
     """Fires on plateau AND (rising length OR rising clip ratio).
 
     Plateau: over the stage's last `validations` validations, the slope of accuracy has a 95 % interval that does
-    not lie above zero. Rising: over its last `rising_over` (fewer while it is young), the slope of the mean
-    response length, or of the truncated share, has an interval that lies above zero. All three are read off
-    the validation problems, which are the same every time, so that the difficulty of a step's prompts does
-    not pass for a trend. Nothing fires before the stage has had `validations` validations.
+    not lie above zero, and with `reward_over` neither does that of the training reward over its last so many steps.
+    Rising: over its last `rising_over` (fewer while it is young), the slope of the mean response length, or of the
+    truncated share, has an interval of `confidence` that lies above zero. All but the reward are read off the
+    validation problems, which are the same every time, so that the difficulty of a step's prompts does not pass for
+    a trend. Nothing fires before the stage has had `validations` validations.
     Source: DeepScaleR 3.3 (P2) and its two switches: at step 1,040 with the clip ratio going from 4.2 to
     6.5 %, and at 480 with a clip ratio of 2.0 % and lengths slightly falling, hence the OR. Differs: the
     authors watched training curves by eye.
@@ -24,15 +25,18 @@ class Lengthen(Trigger):
 
     validations: int = Field(6, ge=3)
     rising_over: int = Field(12, ge=3)
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="that length or clip ratio rises; it is judged at every validation")
+    reward_over: int = Field(0, ge=0, description="steps of training reward that must stand still too; 0 for none")
 
     def fires(self, rows: Rows) -> dict[str, Any] | None:
         checked = [r for r in rows if "validation/accuracy" in r][-max(self.validations, self.rising_over) :]
-        if len(checked) < self.validations:
+        still = stands_still(rows, self.validations, self.reward_over)
+        if still is None:
             return None
-        accuracy = slope(checked[-self.validations :], "validation/accuracy")
         checked = checked[-self.rising_over :]
-        length, clipped = slope(checked, "validation/mean_tokens"), slope(checked, "validation/truncated_share")
-        if accuracy.low > 0 or max(length.low, clipped.low) <= 0:
+        keys = ("validation/mean_tokens", "validation/truncated_share")
+        length, clipped = (slope(checked, key, self.confidence) for key in keys)
+        if max(length.low, clipped.low) <= 0:
             return None
         rising = [name for name, slope in (("length", length), ("clip ratio", clipped)) if slope.low > 0]
         return {
@@ -40,7 +44,7 @@ class Lengthen(Trigger):
             "accuracy": [round(float(r["validation/accuracy"]), 4) for r in checked],
             "length": [round(float(r["validation/mean_tokens"]), 1) for r in checked],
             "clip_ratio": [round(float(r["validation/truncated_share"]), 4) for r in checked],
-            "accuracy_slope": accuracy._asdict(),
+            **{name: interval._asdict() for name, interval in still.items()},
             "length_slope": length._asdict(),
             "clip_ratio_slope": clipped._asdict(),
             "rising": " and ".join(rising),

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import Field
 
-from longthink.control.base import Rows, Trigger, slope
+from longthink.control.base import Rows, Trigger, stands_still
 
 __all__ = ["Plateau"]
 
@@ -12,14 +12,16 @@ __all__ = ["Plateau"]
 class Plateau(Trigger):
     """Fires when the slope of accuracy over the last `validations` validations has a 95 % interval that is not above zero.
 
+    With `reward_over` the same must hold for the training reward over the last so many steps.
     Source: DeepScaleR 3.3 (P2), where the authors judged by eye.
     """
 
     validations: int = Field(6, ge=3)
+    reward_over: int = Field(0, ge=0, description="steps of training reward that must stand still too; 0 for none")
 
     def fires(self, rows: Rows) -> dict[str, Any] | None:
-        checked = [r for r in rows if "validation/accuracy" in r][-self.validations :]
-        if len(checked) < self.validations:
+        found = stands_still(rows, self.validations, self.reward_over)
+        if found is None:
             return None
-        found = slope(checked, "validation/accuracy")
-        return None if found.low > 0 else {"accuracy_slope": found._asdict(), "steps": [int(r["step"]) for r in checked]}
+        checked = [int(r["step"]) for r in rows if "validation/accuracy" in r][-self.validations :]
+        return {name: interval._asdict() for name, interval in found.items()} | {"steps": checked}

@@ -17,6 +17,6 @@ def test_rises(metric, lengths, shares, fires):
         {"step": i, "validation/accuracy": 0.4, "validation/mean_tokens": n, "validation/truncated_share": c}
         for i, (n, c) in enumerate(zip(lengths, shares, strict=True))
     ]
-    rule = Rising(metric=metric, validations=4)
+    rule = Rising(metric=metric, over=4)
     assert (rule.fires(rows) is not None) is fires
     assert rule.fires(rows[:3]) is None
