@@ -21,22 +21,25 @@ def measure(groups: Sequence[Group], settings: SignalSettings) -> dict[str, floa
     A group of G rollouts gives p(L), the share right within L tokens, and s(L) = p(1 - p) · G / (G - 1), which is unbiased for
     the variance of a reward at L, and c(L) = mean of min(tokens, L). Cutting a longer response is what a window of L would have
     done, because no token depends on the window; groups capped below L say nothing about it and are left out. Groups of one are
-    too.
+    too. With `aim = "full"` s(L) is the covariance of being right within L and within the widest window, p(L)(1 - p(high)) ·
+    G / (G - 1): to be brief is then no gain of its own; only groups that saw the widest window count.
     """
     row: dict[str, float] = {}
     for cutoff in geometric_cutoffs(settings.low, settings.high):
-        seen = [g for g in groups if g.rollouts[0].window >= cutoff and len(g.rollouts) > 1]
+        far = settings.high if settings.aim == "full" else cutoff
+        seen = [g for g in groups if g.rollouts[0].window >= far and len(g.rollouts) > 1]
         row[f"signal/{cutoff}/groups"] = len(seen)
-        row[f"signal/{cutoff}/gain"] = sum(_spread(g, cutoff) for g in seen)
+        row[f"signal/{cutoff}/gain"] = sum(_spread(g, cutoff, far) for g in seen)
         row[f"signal/{cutoff}/cost"] = sum(sum(min(r.num_tokens, cutoff) for r in g.rollouts) / len(g.rollouts) for g in seen)
     return row
 
 
-def _spread(group: Group, cutoff: int) -> float:
-    """The unbiased variance of being right within a cutoff."""
+def _spread(group: Group, cutoff: int, far: int) -> float:
+    """The unbiased covariance of being right within a cutoff and within one at least as far."""
     size = len(group.rollouts)
-    right = sum((v.score or 0.0) >= 1.0 and r.num_tokens <= cutoff for r, v in zip(group.rollouts, group.verdicts, strict=True))
-    return right * (size - right) / (size * (size - 1))
+    lengths = [r.num_tokens for r, v in zip(group.rollouts, group.verdicts, strict=True) if (v.score or 0.0) >= 1.0]
+    near, all_right = sum(n <= cutoff for n in lengths), sum(n <= far for n in lengths)
+    return near * (size - all_right) / (size * (size - 1))
 
 
 def window_by_signal(rows: Sequence[Mapping[str, Any]], settings: SignalSettings) -> int:

@@ -68,6 +68,7 @@ class SignalSettings(Table):
 
     low: int = Field(ge=1, description="narrowest window in tokens; candidates are two a doubling from here")
     high: int = Field(ge=1, description="widest window, where the probing groups sample")
+    aim: Literal["own", "full"] = Field("own", description="what a window teaches about itself, or about the widest one")
     probe: float = Field(0.125, gt=0, le=1, description="share of the prompts that sample up to `high`; they are trained on too")
     every: int = Field(2, ge=1, description="steps between choices")
     over: int = Field(4, ge=1, description="steps whose rollouts a choice is made from")

@@ -71,7 +71,15 @@ def test_every_arm_of_a_miniature_takes_real_steps(name: str, warm: Path, tmp_pa
     study = load_study(path)
     assert study is not None and study.claim
     for arm in study.arms:
-        recipe = load_recipe(path, [f"model.path={warm}", *SMALL, *ONE, "validation.every=2", "validation.problems=2"], arm)
+        one = [text for i in (0, 1) for text in (f"domain.{i}.task={COUNTDOWN}", f"domain.{i}.reward.kind=countdown")]
+        sets = [
+            f"model.path={warm}",
+            *SMALL,
+            *(one if name == "prolonged_mini" else ONE),
+            "validation.every=2",
+            "validation.problems=2",
+        ]
+        recipe = load_recipe(path, sets, arm)
         train(recipe, tmp_path / arm)
         rows = [json.loads(line) for line in (tmp_path / arm / "metrics.jsonl").read_text().splitlines()][1:]
         assert len(rows) == 2

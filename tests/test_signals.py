@@ -40,6 +40,14 @@ def test_a_group_by_hand() -> None:
     assert row["signal/128/gain"] == pytest.approx(3 * 1 / 12) and row["signal/128/cost"] == pytest.approx(220 / 4)
 
 
+def test_what_a_window_teaches_about_the_widest_by_hand() -> None:
+    full = SETTINGS.model_copy(update={"aim": "full"})
+    row = measure([group([20, 40, 60, 100], [1, 1, 0, 1]), group([20, 40], [1, 0], window=64)], full)
+    # three of four are right in the end: one of them within 32 tokens, two within 64
+    assert [row[f"signal/{L}/gain"] for L in (32, 64, 128)] == pytest.approx([1 * 1 / 12, 2 * 1 / 12, 3 * 1 / 12])
+    assert row["signal/32/cost"] == pytest.approx(116 / 4) and row["signal/32/groups"] == 1
+
+
 def test_groups_capped_below_a_window_say_nothing_about_it() -> None:
     row = measure([group([20, 200], [1, 1], window=64), group([20, 100], [1, 0])], SETTINGS)
     assert [row[f"signal/{L}/groups"] for L in (32, 43, 64, 85, 128)] == [2, 2, 2, 1, 1]
