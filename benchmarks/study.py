@@ -9,16 +9,20 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from statistics import fmean as mean
 from typing import Any
 
 from trouble import Troubled
 
 from longthink import storage
 from longthink.recipe import load_recipe, load_study
-from longthink.sweep import study_cells, sweep
+from longthink.stats import mean_interval
+from longthink.sweep import area, study_cells, sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+BESIDE = {"siri_mini": ("deepscaler_mini",), "signal_mini": ("deepscaler_mini",)}  # arms of the same settings and budget
+BASE = {"siri_mini": "direct", "signal_mini": "direct"}  # what arms are compared with, where it is not the first
 WARM = "runs/warm_{seed}"  # a warm start a seed, shared by the miniatures: their model.path begins with it
 
 
@@ -77,9 +81,78 @@ def _warm_start(out: Path, seed: int) -> None:
     (out / "warm_is_done").touch()
 
 
+def tables() -> int:
+    """Write the results of every miniature into docs/papers.md, between its marks."""
+    path = ROOT / "docs" / "papers.md"
+    text = path.read_text()
+    for name in miniatures():
+        begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
+        if begin in text and (RESULTS / f"{name}.json").exists():
+            before, after = text.partition(begin)[0], text.partition(end)[2]
+            text = before + begin + table_of(name) + end + after
+    storage.replace_file(path, text.encode())
+    return 0
+
+
+def miniatures() -> list[str]:
+    """The recipes that can be studied here."""
+    return [p.stem for p in sorted((ROOT / "recipes").glob("*_mini.toml"))]
+
+
+def table_of(name: str) -> str:
+    """A study's arms as a Markdown table: means over seeds, and the difference to the first arm with its interval."""
+    parts: dict[str, Any] = {}
+    for source in (name, *BESIDE.get(name, ())):
+        path = RESULTS / f"{source}.json"
+        found = json.loads(path.read_text())["parts"] if path.exists() else {}
+        parts |= {part: facts for part, facts in found.items() if part not in parts}
+    arms = list(dict.fromkeys(part.rpartition("/seed_")[0] for part in parts))
+    base = BASE.get(name, arms[0] if arms else "")
+    width = min(facts["curve"][-1][0] for facts in parts.values())
+    head = (
+        "| arm | seeds | accuracy | minus "
+        + base
+        + " | mean tokens | minus "
+        + base
+        + " | right / wrong | truncated | entropy | area | k tokens | s |"
+    )
+    lines = [head, "|" + "---|" * 12]
+    for arm in arms:
+        runs = {part: facts for part, facts in parts.items() if part.rpartition("/seed_")[0] == arm}
+        paired = [(facts, parts[at]) for part, facts in runs.items() if (at := f"{base}/seed_{part.rpartition('_')[2]}") in parts]
+        more = {key: difference(key, paired) if arm != base else "" for key in ("accuracy", "mean_tokens")}
+        areas = [area(facts["curve"], width) or 0.0 for facts in runs.values()]
+        rows = list(runs.values())
+        cells = [
+            f"`{arm}`",
+            str(len(rows)),
+            f"{100 * mean(r['accuracy'] for r in rows):.1f}",
+            more["accuracy"],
+            f"{mean(r['mean_tokens'] for r in rows):.0f}",
+            more["mean_tokens"],
+            f"{mean(r['right_tokens'] or 0.0 for r in rows):.0f} / {mean(r['wrong_tokens'] or 0.0 for r in rows):.0f}",
+            f"{100 * mean(r['truncated'] for r in rows):.0f} %",
+            f"{mean(r['entropy']['first'] for r in rows):.2f} to {mean(r['entropy']['last'] for r in rows):.2f}",
+            f"{100 * mean(areas):.1f}",
+            f"{mean(r['generated_tokens'] for r in rows) / 1000:.0f}",
+            f"{mean(r['seconds'] for r in rows):.0f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def difference(key: str, paired: list[tuple[dict[str, Any], dict[str, Any]]]) -> str:
+    """The mean difference of pairs of runs of one seed, with a 95 % t-interval over seeds; points for accuracy."""
+    factor = 100 if key == "accuracy" else 1
+    found = mean_interval([[factor * (ours[key] - theirs[key])] for ours, theirs in paired]) if len(paired) > 1 else None
+    return f"{found.mean:+.1f} [{found.low:+.1f}, {found.high:+.1f}]" if found else ""
+
+
 def main() -> int:
-    """Run one study to its end."""
-    known = ["quickstart", *(p.stem for p in sorted((ROOT / "recipes").glob("*_mini.toml")))]
+    """Run one study to its end, or write the tables of all."""
+    if sys.argv[1:] == ["tables"]:
+        return tables()
+    known = ["quickstart", *miniatures()]
     if len(sys.argv) != 2 or sys.argv[1] not in known:
         print(f"study: name one of {', '.join(known)} (make study NAME=quickstart)", file=sys.stderr)
         return 2

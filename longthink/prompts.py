@@ -27,6 +27,12 @@ _ZERO = (
     "about the reasoning process in the mind and then provides the user with the answer. The reasoning process and answer are "
     f"enclosed within <think> </think> and <answer> </answer> tags, respectively, i.e., {_TAGS}.\n\n"
 )
+_OPEN_RS = (
+    "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. The assistant "
+    "first thinks about the reasoning process in the mind and then provides the user with the answer, and put your final "
+    "answer within \\boxed{{}} . The reasoning process and answer are enclosed within <think> </think> and <answer> </answer> "
+    f"tags, respectively, i.e., {_TAGS}."
+)
 _DETAILED = (
     "A conversation between User and Assistant. The User asks a question, and the Assistant solves it. The Assistant first engages "
     "in an internal reasoning process, akin to a stream of consciousness, before providing the User with the answer. The reasoning "
@@ -45,12 +51,9 @@ PROMPTS = {
     # DeepScaleR 1.4, also NVIDIA's mathematics: one space between
     "deepscaler": Prompt(suffix=" Let's think step by step and output the final answer within \\boxed{}."),
     # Open-RS's training script, its doubled braces included; the paper quotes another sentence for English
-    "open_rs": Prompt(
-        system="A conversation between User and Assistant. The user asks a question, and the Assistant solves it. The assistant "
-        "first thinks about the reasoning process in the mind and then provides the user with the answer, and put your final "
-        "answer within \\boxed{{}} . The reasoning process and answer are enclosed within <think> </think> and <answer> </answer> "
-        f"tags, respectively, i.e., {_TAGS}. Note that respond by English, NOT use other languages."
-    ),
+    "open_rs": Prompt(system=f"{_OPEN_RS} Note that respond by English, NOT use other languages."),
+    # the same without the sentence that its third experiment added
+    "open_rs_any": Prompt(system=_OPEN_RS),
     # STILL-3 3.1.2, for base models: the text ends where the thinking has been opened. Its example answer is unreadable in the
     # paper; its grader needs a box.
     "still_short": Prompt(

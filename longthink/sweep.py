@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from longthink import storage
 from longthink.errors import RecipeError
 from longthink.machine import resolve
@@ -89,7 +91,7 @@ def sweep(
                 return 130
             parts[name] = found
             storage.make_folder(results.parent)
-            storage.replace_file(results, json.dumps(kept, indent=1).encode())
+            storage.replace_file(results, _text(kept).encode())
         print(_line(cell.name, table(parts, cell.name)), flush=True)
     return 0
 
@@ -123,6 +125,13 @@ def _run(recipe: Recipe, folder: Path, study: StudySettings | None, window: int,
     return found | test | {"right_tokens": means[True], "wrong_tokens": means[False], "right": counts}
 
 
+def _text(kept: Mapping[str, Any]) -> str:
+    """The results as JSON, one line a run: small, and readable in a diff."""
+    head = "".join(f" {json.dumps(key)}: {json.dumps(value)},\n" for key, value in kept.items() if key != "parts")
+    runs = ",\n".join(f"  {json.dumps(name)}: {json.dumps(part)}" for name, part in kept["parts"].items())
+    return f'{{\n{head} "parts": {{\n{runs}\n }}\n}}\n'
+
+
 def facts(run: Run) -> dict[str, Any]:
     """What is kept of a run: its last validation, the area under its curve, cost, entropy, and what was decided."""
     last: dict[str, Any] = next((r for r in reversed(run.rows) if "validation/accuracy" in r), {})
@@ -133,24 +142,33 @@ def facts(run: Run) -> dict[str, Any]:
         "generated_tokens": run.generated_tokens,
         "seconds": round(sum(float(r.get("time/step_s", 0.0)) for r in run.rows), 1),
         **{ours: last[f"validation/{key}"] for key, ours in names.items() if last},
-        "area": area(run),
         "entropy": {"first": _mean(entropies[:5]), "last": _mean(entropies[-5:])},
-        "curve": [
-            [int(r["tokens/generated"]), round(r["validation/accuracy"], 4), round(r["validation/mean_tokens"], 1)]
-            for r in run.rows
-            if "validation/accuracy" in r
-        ],
+        "curve": _curve(run),
+        "area": area(_curve(run)),
         "events": [[e["step"], e["rule"], action_in_words(e["action"])] for e in run.events],
     }
 
 
-def area(run: Run) -> float | None:
-    """Mean validation accuracy over generated tokens: the area under the curve (straight lines) divided by its width."""
-    points = [(float(r["tokens/generated"]), float(r["validation/accuracy"])) for r in run.rows if "validation/accuracy" in r]
-    width = points[-1][0] - points[0][0] if points else 0.0
-    if not width:
+def _curve(run: Run) -> list[list[float]]:
+    """[generated tokens, accuracy, mean tokens] of each validation."""
+    keys = ("tokens/generated", "validation/accuracy", "validation/mean_tokens")
+    return [[round(float(r[key]), 4) for key in keys] for r in run.rows if "validation/accuracy" in r]
+
+
+def area(curve: Sequence[Sequence[float]], width: float = 0.0) -> float | None:
+    """Mean accuracy over generated tokens, from the first validation to `width` tokens, or the last: the area under the curve.
+
+    Straight lines between validations; a curve that ends before goes on level. None for a curve without width.
+
+    >>> area([[0, 0.25, 80.0], [100, 0.5, 80.0], [300, 0.75, 80.0]]), area([[0, 0.25, 80.0], [100, 0.5, 80.0]], 50)
+    (0.5416666666666666, 0.3125)
+    """
+    width = width or curve[-1][0] if curve else 0.0
+    if not curve or width <= curve[0][0]:
         return None
-    return sum((x1 - x0) * (y0 + y1) / 2 for (x0, y0), (x1, y1) in itertools.pairwise(points)) / width
+    xs, ys = [float(p[0]) for p in curve], [float(p[1]) for p in curve]
+    inside = [(x, y) for x, y in zip(xs, ys, strict=True) if x < width] + [(width, float(np.interp(width, xs, ys)))]
+    return sum((x1 - x0) * (y0 + y1) / 2 for (x0, y0), (x1, y1) in itertools.pairwise(inside)) / (width - xs[0])
 
 
 def _mean(values: Sequence[float]) -> float | None:

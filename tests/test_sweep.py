@@ -128,10 +128,9 @@ def test_an_arm_is_a_recipe_and_an_unknown_one_is_refused(recipe: Path, capsys: 
     assert main(["check", str(recipe)]) == 2 and "study: unknown key problem; did you mean problems?" in capsys.readouterr().err
 
 
-def test_the_area_is_the_mean_accuracy_over_generated_tokens(recipe: Path, tmp_path: Path) -> None:
-    run = Run(tmp_path, load_recipe(recipe))
-    for tokens, accuracy in ((0, 0.25), (100, 0.5), (300, 0.75)):
-        run.rows += [{"tokens/generated": tokens, "validation/accuracy": accuracy}, {"tokens/generated": tokens + 50}]
-    assert area(run) == pytest.approx((100 * 0.375 + 200 * 0.625) / 300)
-    run.rows = run.rows[:2]
-    assert area(run) is None
+def test_the_area_is_the_mean_accuracy_over_generated_tokens() -> None:
+    curve = [[0, 0.25, 1], [100, 0.5, 1], [300, 0.75, 1]]
+    assert area(curve) == pytest.approx((100 * 0.375 + 200 * 0.625) / 300)
+    assert area(curve, 200) == pytest.approx((100 * 0.375 + 100 * 0.5625) / 200)
+    assert area(curve, 400) == pytest.approx((100 * 0.375 + 200 * 0.625 + 100 * 0.75) / 400)
+    assert area(curve[:1]) is None and area([]) is None
