@@ -5,7 +5,7 @@ BEFORE ?=
 OUT ?= runs/quickstart_$(SEED)
 BIN := .venv/bin
 
-.PHONY: quickstart control direct test test-full lint bench verifier-table figures reference study install clean stress bench-verifiers bench-mechanisms
+.PHONY: quickstart control direct test test-full lint bench verifier-table figures reference controller study install clean stress bench-verifiers bench-mechanisms
 
 install: .venv/core
 .venv/core: pyproject.toml
@@ -48,6 +48,8 @@ figures: .venv/core  ## the curves of docs/papers.md, drawn by the functions tha
 	$(BIN)/python benchmarks/figures.py
 reference: .venv/core  ## docs/recipe.md, from the classes that read recipes
 	$(BIN)/python benchmarks/reference.py
+controller: .venv/core  ## what the triggers do on simulated runs: options chosen on one family, judged on another
+	$(BIN)/python benchmarks/controller.py
 study: .venv/core  ## a resumable experiment: make study NAME=quickstart
 	$(BIN)/python benchmarks/study.py $(NAME)
 clean:

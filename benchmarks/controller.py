@@ -20,6 +20,8 @@ from longthink.control.base import Trigger
 from longthink.part import load_part
 
 RESULT = Path(__file__).resolve().parent / "results" / "controller.json"
+DOCS = Path(__file__).resolve().parents[1] / "docs" / "control.md"
+MARKS = ("<!-- controller -->\n", "<!-- end of controller -->\n")
 ALARMS = 20  # a thousand healthy runs that are accepted when options are chosen
 Rows = list[dict[str, Any]]
 Generator = Callable[[np.random.Generator, str], tuple[Rows, int]]
@@ -27,7 +29,9 @@ Generator = Callable[[np.random.Generator, str], tuple[Rows, int]]
 # options that are tried, by the trouble they are for
 GRID: dict[str, list[dict[str, Any]]] = {
     "drop": [{"kind": "drop", "validations": v, "errors": e} for v in (1, 2, 3) for e in (1.5, 2.0, 2.5, 3.0)],
-    "kl_spike": [{"kind": "kl_spike", "factor": f, "over": o} for f in (3.0, 5.0, 8.0) for o in (10, 20, 40)],
+    "kl_spike": [
+        {"kind": "kl_spike", "factor": f, "over": o, "gap": g} for f in (3.0, 5.0, 8.0) for o in (10, 20) for g in (0, 5, 10)
+    ],
     "entropy_collapse": [{"kind": "entropy", "low": s, "over": o} for s in (0.1, 0.2, 0.3, 0.4) for o in (3, 5, 10)],
     "entropy_explosion": [{"kind": "entropy", "low": 0.0, "high": s, "over": o} for s in (1.5, 2.0, 3.0) for o in (3, 5, 10)],
     "looping": [{"kind": "looping", "share": s, "over": o} for s in (0.05, 0.1, 0.2) for o in (3, 5, 10)],
@@ -244,14 +248,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=sorted(GRID), help="one trigger; the others' results are kept")
     args = parser.parse_args(argv)
+    kept = json.loads(RESULT.read_text())["triggers"] if args.only else {}
     with multiprocessing.Pool(2) as pool:
-        found = dict(pool.imap(job, [(trouble, args.runs, args.seed) for trouble in GRID]))
+        made = dict(pool.imap(job, [(trouble, args.runs, args.seed) for trouble in GRID if args.only in (None, trouble)]))
+    found = {trouble: made.get(trouble) or kept[trouble] for trouble in GRID}
     command = f"python benchmarks/controller.py --runs {args.runs} --seed {args.seed}"
     storage.replace_file(RESULT, json.dumps({"command": command, "triggers": found}, indent=1).encode())
-    for trouble, row in found.items():
-        print(trouble, row["options"], row["smooth"], row["rough"], sep="\n  ")
+    text = DOCS.read_text()
+    before, after = text.partition(MARKS[0])[0], text.partition(MARKS[1])[2]
+    storage.replace_file(DOCS, (before + MARKS[0] + table(found) + MARKS[1] + after).encode())
+    print(table(found))
     return 0
+
+
+def table(found: dict[str, Any]) -> str:
+    """The result as a Markdown table."""
+    head = "median delay, 90 % | missed | early | false"
+    lines = [f"| trouble | options chosen | first family: {head} | second: {head} |", "|" + "---|" * 10]
+    for trouble, row in found.items():
+        cells = [trouble.replace("_", " "), ", ".join(f"{k} {v}" for k, v in row["options"].items())]
+        for family in FAMILIES:
+            r = row[family]
+            cells.append("-" if r["delay_median"] is None else f"{r['delay_median']:.0f}, {r['delay_90']:.0f}")
+            cells += [f"{r[key]:.0f}" for key in ("missed_per_1000", "early_per_1000", "false_per_1000")]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -13,10 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from longthink import storage
 from longthink.control.base import Trigger
 from longthink.part import load_part
 from longthink.recipe import load_recipe
 
+DOCS = Path(__file__).resolve().parents[1] / "docs" / "control.md"
+MARKS = ("<!-- replays -->\n", "<!-- end of replays -->\n")
 RECIPE = Path(__file__).resolve().parents[1] / "recipes" / "deepscaler_1.5b.toml"
 Rows = list[dict[str, Any]]
 
@@ -252,21 +255,35 @@ def said(name: str, steps: Sequence[int | None]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print what fires on every history, over seeds."""
+    """Print what fires on every history, over seeds, or write it into docs/control.md."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=100)
-    seeds = range(parser.parse_args(argv).seeds)
+    parser.add_argument("--write", action="store_true", help="into docs/control.md")
+    args = parser.parse_args(argv)
+    lines = judged(range(args.seeds))
+    print("\n".join(lines))
+    if args.write:
+        text = DOCS.read_text()
+        before, after = text.partition(MARKS[0])[0], text.partition(MARKS[1])[2]
+        block = "".join(f"- {line}\n" for line in lines)
+        storage.replace_file(DOCS, (before + MARKS[0] + block + MARKS[1] + after).encode())
+    return 0
+
+
+def judged(seeds: Sequence[int]) -> list[str]:
+    """A line for every history and trigger."""
+    found = []
     draws = [lambda seed=seed: np.random.default_rng([7, seed]) for seed in seeds]
     until = dict(load_recipe(RECIPE).stage[0].until or {})
     for stage, history, published in ((0, deepscaler_8k, "1,040"), (1, deepscaler_16k, "480, 1,520 in all")):
-        print(
+        found.append(
             said(f"DeepScaleR stage {stage}, lengthen alone (published {published})", [first(until, history(d())) for d in draws])
         )
-        print(said(f"DeepScaleR stage {stage}, its end by the recipe", [switch(stage, history(d())) for d in draws]))
+        found.append(said(f"DeepScaleR stage {stage}, its end by the recipe", [switch(stage, history(d())) for d in draws]))
     for trouble in TROUBLES:
         for name, options in TROUBLES.items():
             if name == trouble or name != "plateau":
-                print(
+                found.append(
                     said(
                         f"NVIDIA {trouble} from step 300, {options['kind']}",
                         [first(options, nvidia(d(), trouble)) for d in draws],
@@ -275,16 +292,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     for experiment in OPEN_RS:
         for which, test in enumerate(("AIME24", "MATH-500", "AMC23")):
             at = first({"kind": "drop"}, open_rs_scores(experiment, which))
-            print(f"Open-RS {experiment}, {test}: {'not distinguishable' if at is None else f'drop at step {at}'}")
+            found.append(f"Open-RS {experiment}, {test}: {'not distinguishable' if at is None else f'drop at step {at}'}")
     for options in DRIFTS:
-        print(said(f"Open-RS figures 4-5, {options['kind']}", [first(options, open_rs_curves(d())) for d in draws]))
+        found.append(said(f"Open-RS figures 4-5, {options['kind']}", [first(options, open_rs_curves(d())) for d in draws]))
     counts: Counter[str] = Counter()
     for draw in draws:
         history = quiet(draw())
         for kind in ("drop", "kl_spike", "lengthen", "looping", "language_drift"):
             counts[kind] += first({"kind": kind} if kind != "lengthen" else until, history) is not None
-    print(f"flat and noisy, {len(seeds)} runs of 500 steps: " + ", ".join(f"{k} {counts[k]}" for k in counts))
-    return 0
+    found.append(f"flat and noisy, {len(seeds)} runs of 500 steps: " + ", ".join(f"{k} {counts[k]}" for k in counts))
+    return found
 
 
 if __name__ == "__main__":

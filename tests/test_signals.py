@@ -1,6 +1,7 @@
 """The window that follows the signal: numbers by hand, its estimator against the truth, and the choice it leads to."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -111,3 +112,21 @@ def test_small_groups_estimate_what_large_ones_do() -> None:
         row = measure([group(*simulated(draw, size)) for _ in range(count)], SETTINGS)
         means[size] = row["signal/64/gain"] / count, row["signal/64/cost"] / count
     assert means[4] == pytest.approx(means[64], rel=0.04)
+
+
+def test_on_a_standing_population_it_settles_near_the_best_window() -> None:
+    """The truth is known from many rollouts; sixteen groups a step, two of them probing, must find nearly as good a window."""
+    draw = np.random.default_rng(1)
+    truth = measure([group(*simulated(draw, 16)) for _ in range(3000)], SETTINGS)
+    rates = {L: truth[f"signal/{L}/gain"] / truth[f"signal/{L}/cost"] for L in (32, 43, 64, 85, 128)}
+    steps: list[dict[str, float]] = []
+    for _ in range(60):
+        window = window_by_signal(steps, SETTINGS)
+        far = probes(16, SETTINGS)
+        groups = [group(*simulated(draw, 16), window=128 if i < far else window) for i in range(16)]
+        steps.append({"window": window} | measure(groups, SETTINGS))
+    reached = [rates[int(row["window"])] / max(rates.values()) for row in steps[4:]]
+    assert len(set(rates.values())) == 5 and min(rates.values()) < 0.8 * max(rates.values())
+    assert np.mean(reached) > 0.9
+    moves = sum(a["window"] != b["window"] for a, b in pairwise(steps[4:]))
+    assert moves < 14  # of 27 choices: it does not flutter

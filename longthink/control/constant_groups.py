@@ -16,7 +16,7 @@ class ConstantGroups(Trigger):
     """
 
     share: float = Field(0.8, gt=0, le=1)
-    over: int = Field(10, ge=1)
+    over: int = Field(5, ge=1)
 
     def fires(self, rows: Rows) -> dict[str, Any] | None:
         found = mean_of(rows, "group/constant_share", self.over)

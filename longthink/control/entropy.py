@@ -16,7 +16,7 @@ class Entropy(Trigger):
     """
 
     low: float = Field(0.2, ge=0, lt=1)
-    high: float = Field(3.0, ge=0)
+    high: float = Field(2.0, ge=0)
     over: int = Field(5, ge=1)
 
     def fires(self, rows: Rows) -> dict[str, Any] | None:

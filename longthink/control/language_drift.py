@@ -15,8 +15,8 @@ class LanguageDrift(Trigger):
     It needs a `[[shape]]` of kind `language`; `part` is its name. Source: Open-RS B.3, where drift set in after 200 steps.
     """
 
-    below: float = Field(0.95, gt=0, le=1)
-    over: int = Field(5, ge=1)
+    below: float = Field(0.9, gt=0, le=1)
+    over: int = Field(10, ge=1)
     part: str = "language"
 
     def fires(self, rows: Rows) -> dict[str, Any] | None:

@@ -23,7 +23,7 @@ class Lengthen(Trigger):
     authors watched training curves by eye.
     """
 
-    validations: int = Field(6, ge=3)
+    validations: int = Field(10, ge=3)
     rising_over: int = Field(12, ge=3)
     confidence: float = Field(0.95, gt=0.5, lt=1, description="that length or clip ratio rises; it is judged at every validation")
     reward_over: int = Field(0, ge=0, description="steps of training reward that must stand still too; 0 for none")

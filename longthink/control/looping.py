@@ -15,8 +15,8 @@ class Looping(Trigger):
     Source: NVIDIA's third run ended when responses repeated and did not stop (3.3); the share is ours.
     """
 
-    share: float = Field(0.1, gt=0, le=1)
-    over: int = Field(5, ge=1)
+    share: float = Field(0.2, gt=0, le=1)
+    over: int = Field(10, ge=1)
 
     def fires(self, rows: Rows) -> dict[str, Any] | None:
         found = mean_of(rows, "length/looping_share", self.over)

@@ -15,8 +15,8 @@ class Mismatch(Trigger):
     Source: Yao et al. 2025 on truncated importance sampling; the bound is ours.
     """
 
-    above: float = Field(0.1, gt=0)
-    over: int = Field(3, ge=1)
+    above: float = Field(0.2, gt=0)
+    over: int = Field(5, ge=1)
 
     def fires(self, rows: Rows) -> dict[str, Any] | None:
         found = mean_of(rows, "mismatch/logprob_gap/mean", self.over)

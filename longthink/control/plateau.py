@@ -16,7 +16,7 @@ class Plateau(Trigger):
     Source: DeepScaleR 3.3 (P2), where the authors judged by eye.
     """
 
-    validations: int = Field(6, ge=3)
+    validations: int = Field(12, ge=3)
     reward_over: int = Field(0, ge=0, description="steps of training reward that must stand still too; 0 for none")
 
     def fires(self, rows: Rows) -> dict[str, Any] | None:

@@ -25,7 +25,7 @@ class Rising(Trigger):
     """
 
     metric: Literal["length", "clip_ratio", "training_length", "training_clip_ratio"] = "length"
-    over: int = Field(12, ge=3)
+    over: int = Field(16, ge=3)
     confidence: float = Field(0.95, gt=0.5, lt=1, description="of the interval; it is judged again after every value")
 
     def fires(self, rows: Rows) -> dict[str, Any] | None:

@@ -15,8 +15,8 @@ class VerifierFailures(Trigger):
     Source: NVIDIA 3.1.2 asks that a failing reward environment does not end a run; that somebody hears of it is ours.
     """
 
-    share: float = Field(0.1, gt=0, le=1)
-    over: int = Field(3, ge=1)
+    share: float = Field(0.2, gt=0, le=1)
+    over: int = Field(5, ge=1)
 
     def fires(self, rows: Rows) -> dict[str, Any] | None:
         found = mean_of(rows, "verdict/unscored_share", self.over)
