@@ -71,7 +71,7 @@ def smooth(draw: np.random.Generator, trouble: str) -> tuple[Rows, int]:
         accuracy = accuracy - draw.uniform(0.4, 0.7) * accuracy * (1 - np.exp(-after / 20))
     clipped = np.clip((length - 3000) / 20000, 0.01, 1)
     rise_to = lambda low, high, pace: low + (high - low) * (1 - np.exp(-after / pace))  # noqa: E731
-    kl = 0.02 * np.sqrt(1 + t) / 10 * (1 + 15 * after / 5 * np.exp(1 - after / 5) if trouble == "kl_spike" else 1)
+    kl = 0.02 * np.sqrt(1 + t) / 10 * (1 + 15 * after / 10 * np.exp(1 - after / 10) if trouble == "kl_spike" else 1)
     entropy = 0.6 * np.exp(-t / 800)
     entropy = entropy * (np.exp(-after / 15) if trouble == "entropy_collapse" else 1)
     entropy = entropy * (rise_to(1, 6, 25) if trouble == "entropy_explosion" else 1)

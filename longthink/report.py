@@ -1,6 +1,7 @@
 """One offline page about a run: what changed, how it went step by step, what was decided and why."""
 
 import html
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -155,7 +156,9 @@ def _events(run: Record) -> str:
 def _event(event: dict[str, Any], twins: dict[int, dict[str, Any]]) -> list[str]:
     """A decision's cells; where a twin was trained, accuracy after it minus that without it."""
     action, evidence = inner(event, "action"), inner(event, "evidence")
-    said = [words(event.get("step", "")), words(event.get("rule", "")), action_in_words(action), evidence_in_words(evidence)]
+    inside = [key.partition(".")[0] for key in evidence if re.fullmatch(r"[a-z_]+\.\d+", key)]  # of `any` and `all`
+    by = " and ".join(inside) or words(event.get("rule", ""))
+    said = [words(event.get("step", "")), by, action_in_words(action), evidence_in_words(evidence)]
     if twins:
         twin = twins.get(int(number(event.get("step")) or 0), {})
         mean, low, high = (shown(twin.get(key), "{:+.1f}", 100) for key in ("mean", "low", "high"))

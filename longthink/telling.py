@@ -79,8 +79,8 @@ def _entropy(e: Evidence) -> str:
 
 def _finalists(e: Evidence) -> str:
     found, bias, window = e.pop("finalists"), e.pop("selection_bias"), e.pop("window")
-    each = ", ".join(f"step {f['step']} {_share(f['chosen_by'])} then {_share(f['accuracy'])}" for f in found)
-    return f"fresh samples at window {window}: {each} (the first had been scored {100 * bias:+.1f} points too high)"
+    each = ", ".join(f"step {f['step']} {_share(f['accuracy'])} (before {_share(f['chosen_by'])})" for f in found)
+    return f"fresh samples at window {window} chose: {each}; choosing by the first score alone: {100 * bias:+.1f} points of luck"
 
 
 def _start(e: Evidence) -> str:
