@@ -17,7 +17,7 @@ class KlSpike(Trigger):
     Source: NVIDIA 3.3.1, which resets reference and optimizer when the KL spikes; the numbers are ours.
     """
 
-    factor: float = Field(5.0, gt=1)
+    factor: float = Field(8.0, gt=1)
     over: int = Field(20, ge=3)
     gap: int = Field(10, ge=0)
     floor: float = Field(0.01, ge=0, description="nats; smaller KLs are never a spike")

@@ -15,7 +15,7 @@ from longthink.control.kl_spike import KlSpike
 )
 def test_spikes(values, fires):
     rows = [{"step": i, "loss/kl/mean": v} for i, v in enumerate(values)]
-    evidence = KlSpike(over=3, gap=0).fires(rows)
+    evidence = KlSpike(factor=5.0, over=3, gap=0).fires(rows)
     assert (evidence is not None) is fires
     if fires:
         assert evidence == {"kl": 0.2, "median_before": 0.02}
@@ -24,6 +24,6 @@ def test_spikes(values, fires):
 def test_a_spike_that_takes_steps_to_rise_is_held_against_what_was_before_it():
     values = (0.02, 0.02, 0.02, 0.04, 0.08, 0.14)
     rows = [{"step": i, "loss/kl/mean": v} for i, v in enumerate(values)]
-    assert KlSpike(over=3, gap=0).fires(rows) is None  # 0.14 is under twice the median of the three before
-    assert KlSpike(over=3, gap=2).fires(rows) == {"kl": 0.14, "median_before": 0.02}
-    assert KlSpike(over=3, gap=3).fires(rows) is None  # too few
+    assert KlSpike(factor=5.0, over=3, gap=0).fires(rows) is None  # 0.14 is under twice the median of the three before
+    assert KlSpike(factor=5.0, over=3, gap=2).fires(rows) == {"kl": 0.14, "median_before": 0.02}
+    assert KlSpike(factor=5.0, over=3, gap=3).fires(rows) is None  # too few
