@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from longthink import storage
+from longthink.errors import LongthinkError
+from longthink.recipe import Recipe, parse_recipe
 from longthink.reports.page import document, rows_table
 from longthink.reports.panels import PARTS, figures
 from longthink.reports.record import Record, inner, number, read_record, shown
+from longthink.settings import fold
 from longthink.telling import action_in_words, evidence_in_words, words
 
 __all__ = ["render_table", "write_report"]
@@ -84,8 +87,9 @@ def _page(run: Record) -> str:
     empty = "" if steps.size else "<p>No step is recorded yet: metrics.jsonl has no rows, so there are no training curves.</p>"
     body = f"""{verdict}
 {rows_table("numbers", COLUMNS, _summary_rows(run.summary))}{_events(run)}{_stages(run)}
-<h2>Figures</h2>{empty}<p class="note">Light points are steps, the line is their running mean within a stage.
-A solid grey line with a number starts a stage, a dashed one is another event.</p><div class="grid">{figures(run)}</div>
+<h2>Figures</h2>{empty}<p class="note">Light points are steps, the line is their running mean, anew for each stage and after a
+return to a checkpoint. A solid grey line with a number starts a stage, a dashed one is another event.</p>
+<div class="grid">{figures(run)}</div>
 {_recipe(run.recipe)}"""
     return document(f"longthink run {run.name}", facts, body)
 
@@ -96,16 +100,25 @@ def _validated(run: Record) -> str:
     if not rows:
         return ""
     best = max(rows, key=lambda r: float(r["validation/accuracy"]))
-    first, last, most = (shown(r["validation/accuracy"], "{:.1f} %", 100) for r in (rows[0], rows[-1], best))
-    interval = " to ".join(shown(best.get(f"validation/{key}"), "{:.1f}", 100) for key in ("low", "high"))
-    where = f"step {best.get('step')}, 95 % interval {interval}"
-    return f"Validation accuracy: {first} at first, {most} at its best ({where}), {last} at the end. The best of many flatters."
+
+    def said(row: dict[str, Any]) -> str:
+        interval = " to ".join(shown(row.get(f"validation/{key}"), "{:.1f}", 100) for key in ("low", "high"))
+        accuracy = shown(row["validation/accuracy"], "{:.1f} %", 100)
+        return accuracy if "-" in interval else f"{accuracy} (95 % interval {interval})"
+
+    text = f"Validation accuracy: {said(rows[0])} at step {rows[0].get('step')}, {said(rows[-1])} at step {rows[-1].get('step')}."
+    if len(rows) < 3:
+        return text
+    accuracy = shown(best["validation/accuracy"], "{:.1f} %", 100)
+    return f"{text} The best, {accuracy} at step {best.get('step')}, is picked from {len(rows)} and so likely too high."
 
 
 def _stages(run: Record) -> str:
     """What each stage was: its steps, window, tokens, accuracy, and what it changed."""
     rows = [r for r in run.rows if number(r.get("step")) is not None and "stage" in r]
     changed = _changes(run.recipe)
+    actions = [inner(e, "action") for e in run.events]
+    origins = {action["stage"]: action["from_step"] for action in actions if {"stage", "from_step"} <= action.keys()}
     cells = []
     for stage in dict.fromkeys(r["stage"] for r in rows):
         of = [r for r in rows if r["stage"] == stage]
@@ -117,6 +130,7 @@ def _stages(run: Record) -> str:
             (
                 str(stage),
                 f"{of[0]['step']} to {of[-1]['step']}",
+                str(origins.get(stage, "-")),
                 " to ".join(f"{w:,.0f}" for w in dict.fromkeys([min(windows), max(windows)])) if windows else "-",
                 f"{sum(tokens):,.0f}" if tokens else "-",
                 f"{100 * checked[0]:.1f}, {100 * max(checked):.1f}, {100 * checked[-1]:.1f} %" if checked else "-",
@@ -124,7 +138,8 @@ def _stages(run: Record) -> str:
                 changed.get(stage, "-"),
             )
         )
-    columns = ("stage", "steps", "window", "tokens generated", "accuracy: first, best, last", "mean tokens", "begins with")
+    accuracy = "validation accuracy: first, best, last"
+    columns = ("stage", "steps", "from step", "window", "tokens generated", accuracy, "response tokens", "begins with")
     return f"<h2>Stages</h2>{rows_table('events', columns, cells)}" if len(cells) > 1 else ""
 
 
@@ -139,26 +154,48 @@ def _changes(recipe: str) -> dict[int, str]:
         return {}
     reset = {"hard": "hard reset", "reference": "new reference"}
     return {
-        i: ", ".join(filter(None, [reset.get(r, ""), words(t)])) or "-"
+        i: ", ".join(filter(None, [reset.get(r, ""), *_dotted(t)])) or "-"
         for i, (t, r) in enumerate(zip(tables, resets, strict=True))
     }
+
+
+def _dotted(table: dict[str, Any], at: str = "") -> list[str]:
+    """The keys of nested tables with their values.
+
+    >>> _dotted({"rollout": {"window": 128}, "domain": {"few": {"weight": 2.0}}})
+    ['rollout.window = 128', 'domain.few.weight = 2']
+    """
+    found = []
+    for key, value in table.items():
+        found += _dotted(value, f"{at}{key}.") if isinstance(value, dict) else [f"{at}{key} = {words(value)}"]
+    return found
+
+
+def _before(run: Record, event: dict[str, Any]) -> Recipe | None:
+    """What was in force before an event; None where the run's recipe cannot be read."""
+    try:
+        recipe = parse_recipe(tomllib.loads(run.recipe), "recipe.toml")
+        earlier = run.events[: run.events.index(event)]
+        return fold(recipe, earlier, [{"step": event["step"]}]).recipe
+    except (LongthinkError, ValueError, KeyError, IndexError, TypeError):
+        return None
 
 
 def _events(run: Record) -> str:
     columns = ["step", "by", "what was done", "why"]
     columns += ["did it help?"] if run.twins else []
-    cells = [_event(e, run.twins) for e in run.events[:MAX_EVENTS]]
+    cells = [_event(e, run.twins, _before(run, e)) for e in run.events[:MAX_EVENTS]]
     table = rows_table("events", columns, cells)
     more = f'<p class="note">and {len(run.events) - MAX_EVENTS} more in events.jsonl</p>' if len(run.events) > MAX_EVENTS else ""
     return f"<h2>Decisions and their evidence</h2>{table}{more}" if run.events else ""
 
 
-def _event(event: dict[str, Any], twins: dict[int, dict[str, Any]]) -> list[str]:
+def _event(event: dict[str, Any], twins: dict[int, dict[str, Any]], before: Recipe | None) -> list[str]:
     """A decision's cells; where a twin was trained, accuracy after it minus that without it."""
     action, evidence = inner(event, "action"), inner(event, "evidence")
     inside = [key.partition(".")[0] for key in evidence if re.fullmatch(r"[a-z_]+\.\d+", key)]  # of `any` and `all`
     by = " and ".join(inside) or words(event.get("rule", ""))
-    said = [words(event.get("step", "")), by, action_in_words(action), evidence_in_words(evidence)]
+    said = [words(event.get("step", "")), by, action_in_words(action, before), evidence_in_words(evidence)]
     if twins:
         twin = twins.get(int(number(event.get("step")) or 0), {})
         mean, low, high = (shown(twin.get(key), "{:+.1f}", 100) for key in ("mean", "low", "high"))

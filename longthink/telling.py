@@ -2,15 +2,18 @@
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from longthink.recipe import Recipe
 
 __all__ = ["action_in_words", "evidence_in_words", "words"]
 
 Evidence = dict[str, Any]
 
 
-def action_in_words(action: Mapping[str, Any]) -> str:
-    """What an event does.
+def action_in_words(action: Mapping[str, Any], before: "Recipe | None" = None) -> str:
+    """What an event does; with what was in force before, the old values too.
 
     >>> action_in_words({"do": "rollback", "from_step": 4, "rule": 0, "set": {"learner": {"lr": 1e-4}}})
     'rollback to step 4; learner.lr = 0.0001'
@@ -19,26 +22,32 @@ def action_in_words(action: Mapping[str, Any]) -> str:
     way = "to" if what == "rollback" else "from"
     back = f" {way} step {action['from_step']}" if "from_step" in action else ""
     sets = [(t, k if isinstance(k, Mapping) else {"": k}) for t, k in action.get("set", {}).items()]
-    changed = [f"{table}.{key} = {value}".replace(". =", " =") for table, keys in sets for key, value in keys.items()]
-    refused = what == "set" and not changed
-    return "nothing, see events.jsonl" if refused else what + back + (f"; {', '.join(changed)}" if changed else "")
+    changed = [f"{table}.{key} = {_change(before, table, key, value)}" for table, keys in sets for key, value in keys.items()]
+    if what == "set":
+        return ", ".join(changed).replace(". =", " =") or "nothing, see events.jsonl"
+    what = "hard reset of reference and optimizer" if what == "reset" else what
+    return what + back + (f"; {', '.join(changed)}" if changed else "").replace(". =", " =")
+
+
+def _change(before: "Recipe | None", table: str, key: str, value: Any) -> str:
+    old = getattr(getattr(before, table, None), key, None) if key else None
+    return f"{words(value)} (was {words(old)})" if old is not None else words(value)
 
 
 def evidence_in_words(evidence: Mapping[str, Any]) -> str:
     """Why an event happened; numbers that no clause knows are named as they are.
 
     >>> evidence_in_words({"held_steps": 3, "kl": 0.5, "median_before": 0.05})
-    'after each of 3 steps: KL 0.5, 10 times the median before it (0.05)'
+    'after each of 3 steps in a row: KL 0.5, 10 times the median before it (0.05)'
     >>> evidence_in_words({"drop.0": {"best": 0.5, "best_step": 8, "accuracy": [0.4, 0.375], "error": [0.02, 0.02]}, "x": 1})
-    'accuracy 40.0 %, 37.5 % against the best of 50.0 % at step 8 (standard error 2.0 points); x 1'
+    'accuracy 40.0 %, 37.5 %, up to 6.2 standard errors (2.0 points) below the best of 50.0 % at step 8; x 1'
     """
     left = dict(evidence)
-    clauses = [clause(left) for needs, clause in CLAUSES if all(key in left for key in needs)]
     inner = [evidence_in_words(left.pop(key)) for key in list(left) if re.fullmatch(r"[a-z_]+\.\d+", key)]
-    rest = [words(left)] if left else []
-    held = next((c for c in clauses if c.endswith(":")), "")
-    said = "; ".join([*(c for c in clauses if not c.endswith(":")), *inner, *rest])
-    return f"{held} {said}".strip()
+    chosen = [_finalists(left)] if "finalists" in left else []
+    held = f"after each of {left.pop('held_steps')} steps in a row: " if "held_steps" in left else ""
+    clauses = [clause(left) for needs, clause in CLAUSES if all(key in left for key in needs)]
+    return held + "; ".join([*clauses, *inner, *chosen, *([words(left)] if left else [])])
 
 
 def _lengthen(e: Evidence) -> str:
@@ -62,9 +71,10 @@ def _still(e: Evidence) -> str:
 
 
 def _drop(e: Evidence) -> str:
-    now = ", ".join(map(_share, e.pop("accuracy")))
-    best, error = f"{_share(e.pop('best'))} at step {e.pop('best_step')}", 100 * max(e.pop("error"))
-    return f"accuracy {now} against the best of {best} (standard error {error:.1f} points)"
+    now, errors, best = e.pop("accuracy"), e.pop("error"), e.pop("best")
+    gap = max((best - accuracy) / error if error else 0.0 for accuracy, error in zip(now, errors, strict=True))
+    below = f"up to {gap:.1f} standard errors ({100 * max(errors):.1f} points) below the best"
+    return f"accuracy {', '.join(map(_share, now))}, {below} of {_share(best)} at step {e.pop('best_step')}"
 
 
 def _spike(e: Evidence) -> str:
@@ -79,8 +89,10 @@ def _entropy(e: Evidence) -> str:
 
 def _finalists(e: Evidence) -> str:
     found, bias, window = e.pop("finalists"), e.pop("selection_bias"), e.pop("window")
-    each = ", ".join(f"step {f['step']} {_share(f['accuracy'])} (before {_share(f['chosen_by'])})" for f in found)
-    return f"fresh samples at window {window} chose: {each}; choosing by the first score alone: {100 * bias:+.1f} points of luck"
+    best = max(found, key=lambda f: (f["accuracy"], f["step"]))
+    order = [best, *(f for f in found if f is not best)]
+    each = ", ".join(f"step {f['step']}: {_share(f['accuracy'])} (at first {_share(f['chosen_by'])})" for f in order)
+    return f"kept {each}, scored again at window {window}; the best first score was {100 * bias:+.1f} points off"
 
 
 def _start(e: Evidence) -> str:
@@ -99,12 +111,19 @@ def _slope(slope: Mapping[str, float], unit: str) -> str:
     return f"{mean} {unit} a step, {low} to {high}"
 
 
+def _apart(e: Evidence) -> str:
+    return f"sampler and learner {e.pop('logprob_gap'):.3g} nats apart, in the mean of {_steps(e.pop('steps'))}"
+
+
+def _steps(count: int) -> str:
+    return f"{count} step{'s' * (count != 1)}"
+
+
 def _over(key: str, text: str) -> tuple[tuple[str, ...], Callable[[Evidence], str]]:
-    return (key, "steps"), lambda e: text.format(_share(e.pop(key)), e.pop("steps"))
+    return (key, "steps"), lambda e: text.format(_share(e.pop(key)), _steps(e.pop("steps")))
 
 
 CLAUSES: tuple[tuple[tuple[str, ...], Callable[[Evidence], str]], ...] = (
-    (("held_steps",), lambda e: f"after each of {e.pop('held_steps')} steps:"),
     (("stage_windows",), _start),
     (("accuracy_slope", "rising"), _lengthen),
     (("accuracy_slope", "steps"), _plateau),
@@ -115,16 +134,15 @@ CLAUSES: tuple[tuple[tuple[str, ...], Callable[[Evidence], str]], ...] = (
     (("best", "accuracy"), _drop),
     (("kl", "median_before"), _spike),
     (("entropy", "at_first"), _entropy),
-    _over("constant_share", "{} of groups had one reward, over {} steps"),
-    _over("unscored_share", "{} of rollouts had no score, over {} steps"),
-    _over("looping_share", "{} of rollouts repeated themselves to the window, over {} steps"),
-    _over("language", "{} in the language asked for, over {} steps"),
-    (("logprob_gap", "steps"), lambda e: f"log-probs {e.pop('logprob_gap'):.3g} nats apart, over {e.pop('steps')} steps"),
+    _over("constant_share", "{} of groups had one reward, in the mean of {}"),
+    _over("unscored_share", "{} of rollouts had no score, in the mean of {}"),
+    _over("looping_share", "{} of rollouts repeated themselves to the window, in the mean of {}"),
+    _over("language", "{} in the language asked for, in the mean of {}"),
+    (("logprob_gap", "steps"), _apart),
     (("skipped_updates",), lambda e: f"{e.pop('skipped_updates')} updates were not finite"),
     (("refused",), lambda e: f"not done: {e.pop('refused')}"),
     (("asked",), lambda e: f"asked by hand: {action_in_words(e.pop('asked'))}"),
     (("steps",), lambda e: f"its {words(e.pop('steps'))} steps were over"),
-    (("finalists",), _finalists),
 )
 
 

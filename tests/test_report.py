@@ -325,7 +325,7 @@ def test_decisions_come_first_in_words_and_with_what_their_twins_say(tmp_path):
     write_run(tmp_path, rows=metric_rows(12), events=[event])
     (tmp_path / "twins.json").write_text(json.dumps(twin))
     text = re.sub(r"\s+", " ", " ".join(parsed(page_of(tmp_path)).text))
-    assert "8 drop rollback to step 4; learner.lr = 0.0001 accuracy 40.0 % against the best of 60.0 % at step 4" in text
+    assert "8 drop rollback to step 4; learner.lr = 0.0001 accuracy 40.0 %, up to 4.0 standard errors (5.0 points)" in text
     assert "yes: +10.0 points (+2.0 to +18.0)" in text
     (tmp_path / "twins.json").write_text("[1]")
     with pytest.raises(CheckpointError, match="longthink twins"):

@@ -59,7 +59,7 @@ def _step_panel(run: Record, panel: tuple[str, str, str, str, int, str]) -> str:
             axes.step(x, y, where="mid", color=colour)
         else:
             axes.plot(x[thin], factor * y[thin], "o", ms=3, mew=0, color=colour, alpha=0.4)
-            for start, end in itertools.pairwise([0, *np.searchsorted(x, [step for step, _ in run.stages()]), len(x)]):
+            for start, end in itertools.pairwise([0, *np.searchsorted(x, run.breaks()), len(x)]):
                 smooth = running_mean((factor * y[start:end]).tolist(), reach=min(max(len(x) // 40, 2), 50))
                 axes.plot(x[start:end][thin], smooth[thin], color=colour)
         if 0 <= y.min() <= y.max() / 2 or key == "window":

@@ -41,6 +41,11 @@ class Record:
                 found.append((step, str(stage)))
         return found
 
+    def breaks(self) -> list[float]:
+        """The first steps of stages, and of what follows where the run went back to a checkpoint."""
+        back = [number(e.get("step")) for e in self.events if inner(e, "action").get("from_step", e.get("step")) != e.get("step")]
+        return sorted({step for step, _ in self.stages()} | {step + 1 for step in back if step is not None})
+
     def other_events(self) -> list[float]:
         """The steps of events that start no stage."""
         others = (e for e in self.events if "stage" not in str(e.get("kind")) and "stage" not in inner(e, "action"))
