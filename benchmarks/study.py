@@ -107,8 +107,10 @@ def table_of(name: str) -> str:
         found = json.loads(path.read_text())["parts"] if path.exists() else {}
         parts |= {part: facts for part, facts in found.items() if part not in parts}
     arms = list(dict.fromkeys(part.rpartition("/seed_")[0] for part in parts))
-    base = BASE.get(name, arms[0] if arms else "")
+    first = BASE.get(name, arms[0] if arms else "")
+    steered = any(arm.endswith("_steered") for arm in arms)  # then each is compared with the arm that is left alone
     width = min(facts["curve"][-1][0] for facts in parts.values())
+    minus = "minus left alone" if steered else f"minus {first}"
     head = (
         "| arm | seeds | accuracy | minus "
         + base
@@ -118,6 +120,7 @@ def table_of(name: str) -> str:
     )
     lines = [head, "|" + "---|" * 12]
     for arm in arms:
+        base = arm.removesuffix("_steered") if steered else first
         runs = {part: facts for part, facts in parts.items() if part.rpartition("/seed_")[0] == arm}
         paired = [(facts, parts[at]) for part, facts in runs.items() if (at := f"{base}/seed_{part.rpartition('_')[2]}") in parts]
         more = {key: difference(key, paired) if arm != base else "" for key in ("accuracy", "mean_tokens")}
@@ -142,10 +145,21 @@ def table_of(name: str) -> str:
 
 
 def difference(key: str, paired: list[tuple[dict[str, Any], dict[str, Any]]]) -> str:
-    """The mean difference of pairs of runs of one seed, with a 95 % t-interval over seeds; points for accuracy."""
+    """The mean difference of pairs of runs of one seed, with a 95 % t-interval over seeds; points for accuracy.
+
+    Accuracy has a second interval: over the test problems of these seeds, paired by problem, as if there were no other seeds.
+    """
+    if len(paired) < 2:
+        return ""
     factor = 100 if key == "accuracy" else 1
-    found = mean_interval([[factor * (ours[key] - theirs[key])] for ours, theirs in paired]) if len(paired) > 1 else None
-    return f"{found.mean:+.1f} [{found.low:+.1f}, {found.high:+.1f}]" if found else ""
+    found = mean_interval([[factor * (ours[key] - theirs[key])] for ours, theirs in paired])
+    text = f"{found.mean:+.1f} [{found.low:+.1f}, {found.high:+.1f}]"
+    if key != "accuracy":
+        return text
+    samples = max(max(facts["right"]) for pair in paired for facts in pair)
+    each = [[100 * (a - b) / samples] for ours, theirs in paired for a, b in zip(ours["right"], theirs["right"], strict=True)]
+    over = mean_interval(each)
+    return f"{text}; problems [{over.low:+.1f}, {over.high:+.1f}]"
 
 
 def main() -> int:
