@@ -111,13 +111,21 @@ def table_of(name: str) -> str:
     steered = any(arm.endswith("_steered") for arm in arms)  # then each is compared with the arm that is left alone
     width = min(facts["curve"][-1][0] for facts in parts.values())
     minus = "minus left alone" if steered else f"minus {first}"
-    head = (
-        "| arm | seeds | accuracy | minus "
-        + base
-        + " | mean tokens | minus "
-        + base
-        + " | right / wrong | truncated | entropy | area | k tokens | s |"
+    columns = (
+        "arm",
+        "seeds",
+        "accuracy",
+        minus,
+        "mean tokens",
+        minus,
+        "right / wrong",
+        "truncated",
+        "entropy",
+        "area",
+        "k tokens",
+        "s",
     )
+    head = f"| {' | '.join(columns)} |"
     lines = [head, "|" + "---|" * 12]
     for arm in arms:
         base = arm.removesuffix("_steered") if steered else first
