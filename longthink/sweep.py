@@ -9,9 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from longthink import storage
+from longthink.collect import Grading
 from longthink.errors import RecipeError
 from longthink.machine import resolve
+from longthink.part import load_part
 from longthink.recipe import Recipe, load_recipe, load_study
+from longthink.rewards.base import Reward
 from longthink.run import Run
 from longthink.shape import pin_files
 from longthink.stats import mean_interval
@@ -19,6 +22,7 @@ from longthink.tables import StudySettings
 from longthink.telling import action_in_words
 from longthink.train import Training
 from longthink.types import Sampling
+from longthink.validation import Source
 
 __all__ = ["Cell", "area", "grid_cells", "study_cells", "sweep", "table"]
 
@@ -116,7 +120,11 @@ def _run(recipe: Recipe, folder: Path, study: StudySettings | None, window: int,
         if study is None:
             return found
         training.progress.phase("test")
-        tested = training.evaluate("test", study.problems, study.samples, window, Sampling(1.0))
+        source = training.validator.own
+        if study.reward:
+            reward = load_part(Reward, study.reward, "study.reward")
+            source = Source(source.tasks, Grading(dict.fromkeys(source.tasks, reward)))
+        tested = training.validator.evaluate("test", study.problems, study.samples, window, Sampling(1.0), source=source)
     summary = tested.summary()
     lengths = {right: [r.num_tokens for r, v in tested.scored if (v.score == 1.0) is right] for right in (True, False)}
     means = {right: sum(values) / len(values) if values else None for right, values in lengths.items()}

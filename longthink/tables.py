@@ -353,6 +353,7 @@ class StudySettings(Table):
     problems: int = Field(256, ge=1, description="of the test split, for each run's last weights")
     samples: int = Field(4, ge=1)
     window: int = Field(0, ge=0, description="response tokens of the test; 0 takes the widest of the recipe as it is")
+    reward: dict[str, Any] = Field({}, description="the test's verifier, for all domains; empty: the run's own")
     arms: dict[str, dict[str, Any]] = Field(
         description="by name, what an arm changes; the first is what others are compared with"
     )
