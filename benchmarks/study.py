@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 BESIDE = {"siri_mini": ("deepscaler_mini",), "signal_mini": ("deepscaler_mini",)}  # arms of the same settings and budget
 BASE = {"siri_mini": "direct", "signal_mini": "direct"}  # what arms are compared with, where it is not the first
+SAMPLES = 4  # of each test problem, the default of [study]
 WARM = "runs/warm_{seed}"  # a warm start a seed, shared by the miniatures: their model.path begins with it
 
 
@@ -66,8 +67,8 @@ def study(path: Path) -> int:
     recipe = ROOT / "recipes" / f"{path.stem}.toml"
     settings = load_study(recipe)
     assert settings is not None
-    if load_recipe(recipe).model.path.startswith(WARM):
-        for seed in range(settings.seeds):
+    for seed in range(settings.seeds):
+        if load_recipe(recipe, [f"seed={seed}"]).model.path.startswith(WARM.format(seed=seed)):
             _warm_start(Path(WARM.format(seed=seed)), seed)
     return sweep(recipe, study_cells(settings), settings.seeds, [], Path("runs") / path.stem, path, Troubled)
 
@@ -106,6 +107,9 @@ def table_of(name: str) -> str:
         path = RESULTS / f"{source}.json"
         found = json.loads(path.read_text())["parts"] if path.exists() else {}
         parts |= {part: facts for part, facts in found.items() if part not in parts}
+    parts = {part: facts for part, facts in parts.items() if "failed" not in facts}
+    if not parts:
+        return "Not run yet.\n"
     arms = list(dict.fromkeys(part.rpartition("/seed_")[0] for part in parts))
     first = BASE.get(name, arms[0] if arms else "")
     steered = any(arm.endswith("_steered") for arm in arms)  # then each is compared with the arm that is left alone
@@ -164,7 +168,7 @@ def difference(key: str, paired: list[tuple[dict[str, Any], dict[str, Any]]]) ->
     text = f"{found.mean:+.1f} [{found.low:+.1f}, {found.high:+.1f}]"
     if key != "accuracy":
         return text
-    samples = max(max(facts["right"]) for pair in paired for facts in pair)
+    samples = SAMPLES
     each = [[100 * (a - b) / samples] for ours, theirs in paired for a, b in zip(ours["right"], theirs["right"], strict=True)]
     over = mean_interval(each)
     return f"{text}; problems [{over.low:+.1f}, {over.high:+.1f}]"

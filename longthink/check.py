@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from longthink.collect import Grading
 from longthink.data import load_domains, prompt_ids, refuse_unusable
 from longthink.engines.cache import SlotCache
 from longthink.errors import LongthinkError, RecipeError, TaskError
@@ -23,6 +24,7 @@ from longthink.tables import MOVING, CycleSettings
 from longthink.tasks.base import Task
 from longthink.trial import tried_files
 from longthink.types import Problem
+from longthink.validation import Source, sources
 
 CHART_COLUMNS, CHART_ROWS = 96, 6
 
@@ -44,9 +46,11 @@ def check(recipe: Recipe, *, golds: int) -> int:
     if recipe.probe.every:
         load_part(Reward, recipe.probe.reward, "probe.reward")
     Triggers(recipe)
+    sets = sources(recipe, Source(tasks, Grading(rewards)))
     if any(r.validation.every for r in recipe.staged):
-        for task in tasks.values():
-            task.size("validation")
+        for source in sets.values():
+            for task in source.tasks.values():
+                task.size("validation")
     model = ModelFolder(recipe.model.path) if Path(recipe.model.path).exists() else None
     if model is None:
         print(f"model folder {recipe.model.path} is not there: positions, prompts and memory are not checked")
@@ -67,7 +71,7 @@ def check(recipe: Recipe, *, golds: int) -> int:
     print("\n".join(arithmetic(resolve_if_possible(recipe), model.config if model else None)))
     for said in dict.fromkeys(str(p) for p in parts if p.names):
         print(f"reward: {said}")
-    for line in tried_files(tasks, rewards, {name: part for p in parts for name, part in p.verifiers.items()}):
+    for line in tried_files(tasks, rewards, {name: part for p in parts for name, part in p.verifiers.items()}, sets):
         print(line)
     refused = refused_golds(tasks, rewards, problems, recipe.workers)
     print(f"golds: {len(problems) - len(refused)} of {len(problems)} accepted by the recipe's own verifier")

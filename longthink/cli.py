@@ -67,10 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     c.set_defaults(command=_check)
     r = verbs.add_parser("report", help="write report.html for a run folder, or one page that compares several")
     r.add_argument("run", type=Path, nargs="+", help="several: NAME/seed_0, NAME/seed_1 … are one line with a band")
-    r.add_argument(
-        "--by", choices=("steps", "tokens", "seconds", "gpu_hours"), default="tokens", help="what several are drawn against"
-    )
-    r.add_argument("--out", type=Path, default=Path("compare.html"), help="the page about several (default compare.html)")
+    axes = ("steps", "tokens", "seconds", "gpu_hours")
+    r.add_argument("--by", choices=axes, help="what several are drawn against (default tokens)")
+    r.add_argument("--out", type=Path, help="the page about several (default compare.html)")
     r.set_defaults(command=_report)
     _control_parsers(verbs)
     _grading_parsers(verbs)
@@ -85,7 +84,7 @@ def _control_parsers(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]
     w.add_argument("--grid", action="append", default=[], metavar="a.b=1,2", help="may be repeated: every combination is run")
     w.add_argument("--set", action="append", default=[], metavar="a.b=c")
     w.add_argument("--arm", action="append", default=[], help="only this arm of the recipe's [study]; may be repeated")
-    w.add_argument("--seeds", type=int, default=0, help="seeds 0 to this minus 1 (default 1, or what [study] says)")
+    w.add_argument("--seeds", type=int, help="seeds 0 to this minus 1 (default 1, or what [study] says)")
     w.add_argument("--out", type=Path, required=True)
     w.set_defaults(command=_sweep)
     u = verbs.add_parser("twins", help="train on as if each automatic decision of a run had not been taken, and compare")
@@ -141,8 +140,8 @@ def _train(args: argparse.Namespace) -> int:
 
     if args.recipe is None and not (args.resume and args.out):
         raise RecipeError("train: give a recipe, or --resume with --out RUN")
-    if args.set and args.recipe is None:
-        raise RecipeError("train: --set needs a recipe; a resumed run keeps the recipe it began with")
+    if (args.set or args.arm) and args.recipe is None:
+        raise RecipeError("train: --set and --arm need a recipe; a resumed run keeps the recipe it began with")
     recipe = load_recipe(args.recipe, args.set, args.arm) if args.recipe else None
     folder = args.out or Path("runs") / (recipe.name if recipe else "")
     if args.extras and not args.parent:
@@ -181,13 +180,15 @@ def _sweep(args: argparse.Namespace) -> int:
     from longthink.sweep import grid_cells, study_cells, sweep
 
     study = load_study(args.recipe)
+    if args.arm and study is None:
+        raise RecipeError(f"sweep: {args.recipe} has no [study], so no arms; leave --arm out, or use --grid")
     if args.grid and args.arm:
         raise RecipeError("sweep: --arm chooses among a study's arms, --grid makes cells of its own; give one of them")
     cells = grid_cells(args.grid) if args.grid or study is None else study_cells(study)
     if unknown := sorted(set(args.arm) - {c.arm for c in cells}):
         raise RecipeError(f"--arm {unknown[0]}: {args.recipe} has no such arm; expected one of {', '.join(c.arm for c in cells)}")
     cells = [c for c in cells if not args.arm or c.arm in args.arm]
-    seeds = args.seeds or (study.seeds if study and not args.grid else 1)
+    seeds = args.seeds if args.seeds is not None else study.seeds if study and not args.grid else 1
     return sweep(args.recipe, cells, seeds, args.set, args.out, args.out / "sweep.json")
 
 
@@ -196,6 +197,9 @@ def _twins(args: argparse.Namespace) -> int:
 
     found = twins(args.run, args.steps)
     for twin in found or ():
+        if "failed" in twin:
+            print(f"step {twin['step']}, {twin['rule']}: without it the run fails: {twin['failed']}")
+            continue
         low, mean, high = (100 * twin["difference"][key] for key in ("low", "mean", "high"))
         verdict = "helped" if low > 0 else "hurt" if high < 0 else "not distinguishable"
         what = f"step {twin['step']}, {twin['rule']}: {verdict}"
@@ -245,7 +249,12 @@ def _report(args: argparse.Namespace) -> int:
     from longthink.report import write_report
     from longthink.reports.overlay import write_overlay
 
-    print(write_report(args.run[0]) if len(args.run) == 1 else write_overlay(args.run, args.out, args.by))
+    if len(args.run) == 1:
+        if args.out or args.by:
+            raise RecipeError("report: --out and --by are for a page about several runs; that of one is its report.html")
+        print(write_report(args.run[0]))
+    else:
+        print(write_overlay(args.run, args.out or Path("compare.html"), args.by or "tokens"))
     return 0
 
 

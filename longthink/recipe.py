@@ -146,7 +146,10 @@ def _one_window(change: Mapping[str, Any]) -> dict[str, None]:
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = (), arm: str = "") -> Recipe:
-    """Read, override and validate a recipe, or one arm of its study. Raises: RecipeError with one clear message."""
+    """Read, override and validate a recipe, or one arm of its study, whose seeded keys get the seed.
+
+    Raises: RecipeError with one clear message.
+    """
     table = _read(Path(path))
     study = _study(table, str(path))
     if arm:
@@ -155,6 +158,12 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), arm: str = "") 
         _merge(table, study.arms[arm])
     for text in overrides:
         override(table, text)
+    if study is not None:
+        seed = table.get("seed", 0)
+        for key in study.seeded:
+            override(table, f"{key}={seed}")
+        if isinstance(table.get("model"), dict) and isinstance(table["model"].get("path"), str):
+            table["model"]["path"] = table["model"]["path"].replace("{seed}", str(seed))
     return parse_recipe(table, str(path))
 
 

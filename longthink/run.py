@@ -155,11 +155,17 @@ class Run:
     def finest(self, stage: int, count: int) -> list[dict[str, Any]]:
         """The rows of the best validations in a stage, best first, the latest first among equals.
 
-        Only those at the window of the stage's last are compared.
+        Only those taken alike (`validation/key`) are compared with the stage's last. A step after which the run went back is no
+        candidate: its checkpoint holds the weights it went back to.
         """
-        rows = [r for r in self.rows if "validation/accuracy" in r and r["stage"] == stage]
-        rows = [r for r in rows if r.get("validation/window") == rows[-1].get("validation/window")]
+        rows = self.validated(stage)
+        rows = [r for r in rows if r.get("validation/key") == rows[-1].get("validation/key")]
         return sorted(rows, key=lambda r: (r["validation/accuracy"], r["step"]), reverse=True)[:count]
+
+    def validated(self, stage: int) -> list[dict[str, Any]]:
+        """The rows of a stage with a validation of the weights that their checkpoint has."""
+        left = {e["step"] for e in self.events if e["action"].get("from_step", e["step"]) != e["step"]}
+        return [r for r in self.rows if "validation/accuracy" in r and r["stage"] == stage and r["step"] not in left]
 
     @property
     def complete(self) -> bool:

@@ -9,7 +9,7 @@ from longthink.errors import RecipeError
 from longthink.recipe import Recipe
 from longthink.schedules import entropy_coefficient, window_at
 from longthink.signals import window_by_signal
-from longthink.tables import LossSettings, RolloutSettings, Stage
+from longthink.tables import MOVING, LossSettings, RolloutSettings, Stage
 
 __all__ = ["Settings", "fold", "in_force"]
 
@@ -40,13 +40,13 @@ def fold(recipe: Recipe, events: Iterable[Mapping[str, Any]], rows: Rows = ()) -
     for event in events:
         if "stage" in event["action"]:
             stage, begun = int(event["action"]["stage"]), int(event["step"])
-            began = begun if "cycle" in recipe.stage[stage].rollout else began
+            began = begun if MOVING & recipe.stage[stage].rollout.keys() else began
     made = in_force(recipe, stage, events)
     rollout = made.rollout
     if rollout.cycle:
         rollout = rollout.model_copy(update={"window": window_at(step - 1 - began, rollout.cycle)})
     if rollout.signal:
-        rollout = rollout.model_copy(update={"window": window_by_signal(rows, rollout.signal)})
+        rollout = rollout.model_copy(update={"window": window_by_signal([r for r in rows if r["step"] > began], rollout.signal)})
     entropies = [float(r["policy/entropy/mean"]) for r in rows if "policy/entropy/mean" in r]
     loss = made.loss.model_copy(update={"entropy": entropy_coefficient(entropies, made.loss)})
     return Settings(stage, begun, made, rollout, loss)

@@ -45,7 +45,7 @@ def decision(recipe: Recipe, settings: Settings, run: Run, triggers: Triggers, f
 
 def _refused(event: Event, why: Exception) -> Event:
     """The event without its changes, and why: a stage begins all the same, anything else is not done."""
-    kept = {k: v for k, v in event["action"].items() if k in ("rule", "stage", "from_step")}
+    kept = {k: v for k, v in event["action"].items() if k in ("rule", "stage", "from_step", "chosen")}
     kept = kept if "stage" in kept else {"do": "set", **{k: v for k, v in kept.items() if k == "rule"}}
     return {**event, "action": kept, "evidence": {**event["evidence"], "refused": str(why)}}
 
@@ -94,10 +94,12 @@ def _by_hand(recipe: Recipe, settings: Settings, run: Run, asked: dict[str, Any]
     return {"step": run.step, "kind": "hand", "rule": "by hand", "action": action, "evidence": evidence}
 
 
-def _origin(do: str, settings: Settings, run: Run) -> dict[str, int]:
-    """Where a rollback goes: the best validated checkpoint of the stage; nothing for other actions."""
-    best = run.best(settings.stage)
-    return {"from_step": int(best["step"]) if best is not None else run.step} if do == "rollback" else {}
+def _origin(do: str, settings: Settings, run: Run) -> dict[str, Any]:
+    """Where a rollback goes: the best validated checkpoint of the stage before this step; nothing for other actions."""
+    if do != "rollback":
+        return {}
+    earlier = [r for r in run.finest(settings.stage, len(run.rows)) if r["step"] < run.step]
+    return {"from_step": int(earlier[0]["step"]) if earlier else run.step, "chosen": "best"}
 
 
 def _stage_end(
@@ -119,6 +121,7 @@ def _stage_end(
 def _next(recipe: Recipe, settings: Settings, run: Run, rule: str, evidence: dict[str, Any]) -> Event:
     """The event that begins the next stage, from the best-validated checkpoint of this one (DeepScaleR's P2) or the last."""
     following, best = recipe.stage[settings.stage + 1], run.best(settings.stage)
-    origin = int(best["step"]) if following.begin_from == "best" and best is not None else run.step
-    action = {"stage": settings.stage + 1, "from_step": origin}
+    action: dict[str, Any] = {"stage": settings.stage + 1, "from_step": run.step}
+    if following.begin_from == "best" and best is not None:
+        action |= {"from_step": int(best["step"]), "chosen": "best"}
     return {"step": run.step, "kind": "stage", "rule": rule, "action": action, "evidence": evidence}

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from longthink.errors import TaskError
 from longthink.evaluate import Evaluation
 from longthink.recipe import Recipe
 from longthink.window import WindowCurve, geometric_cutoffs, recommend, window_curve
@@ -9,7 +10,6 @@ from longthink.window import WindowCurve, geometric_cutoffs, recommend, window_c
 __all__ = ["SAMPLES", "begin_where"]
 
 SAMPLES = 4  # of each validation problem, sampled once at the widest window
-CUTOFFS = 10  # doublings below the widest window that are looked at, at most
 
 
 def begin_where(recipe: Recipe, found: Evaluation) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -18,13 +18,14 @@ def begin_where(recipe: Recipe, found: Evaluation) -> tuple[dict[str, Any], dict
     The stage is the first whose window is no smaller than the recommended one; the last for direct training.
     Source: DeepScaleR 3.3, principle 1 and its converse.
     """
-    full = recipe.last_window
+    full, windows = recipe.last_window, [made.rollout.window for made in recipe.staged]
     measured = [
         [(full + 1 if r.truncated else r.num_tokens, v.score) for r, v in row if v.score is not None] for row in found.samples
     ]
-    curve = window_curve([row for row in measured if row], geometric_cutoffs(max(1, full >> CUTOFFS, 3 * full // 32), full))
+    if not any(measured):
+        raise TaskError("the window analysis has not one graded sample: every verdict is our own failure; look at the verifier")
+    curve = window_curve([row for row in measured if row], geometric_cutoffs(max(1, windows[0] // 4), full))
     plan = recommend(curve, full)
-    windows = [made.rollout.window for made in recipe.staged]
     stage = next(i for i, window in enumerate(windows) if window >= plan.window)
     evidence = {"recommended": plan.window, "direct": plan.direct, "reason": plan.reason, "stage_windows": windows}
     event = {

@@ -1,5 +1,6 @@
 """`longthink sweep`: the arms of a recipe's study, or a grid of settings, with several seeds; one after another, resumable."""
 
+import hashlib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
@@ -10,13 +11,17 @@ import numpy as np
 
 from longthink import storage
 from longthink.collect import Grading
-from longthink.errors import RecipeError
+from longthink.data import load_domains
+from longthink.errors import LearnerError, RecipeError
+from longthink.fit import refuse_misfit
+from longthink.folder import ModelFolder
 from longthink.machine import resolve
 from longthink.part import load_part
 from longthink.recipe import Recipe, load_recipe, load_study
 from longthink.rewards.base import Reward
 from longthink.run import Run
-from longthink.shape import pin_files
+from longthink.shape import Parts, pin_files
+from longthink.stages import Triggers
 from longthink.stats import mean_interval
 from longthink.tables import StudySettings
 from longthink.telling import action_in_words
@@ -50,6 +55,8 @@ def grid_cells(grid: Sequence[str]) -> list[Cell]:
         if not equals or not key.strip() or not all(listed):
             raise RecipeError(f"--grid {text}: expected key=value,value, for example --grid loss.kl=0,0.01")
         terms.append([f"{key.strip()}={value}" for value in listed])
+    if len({values[0].partition("=")[0] for values in terms}) < len(terms):
+        raise RecipeError(f"--grid {' '.join(grid)}: a key is there twice; list its values after one")
     found = [Cell(" ".join(sets) or "as it is", "", sets) for sets in itertools.product(*terms)]
     if len({c.name for c in found}) < len(found):
         raise RecipeError(f"--grid {' '.join(grid)}: a value is there twice")
@@ -74,43 +81,94 @@ def sweep(
 
     The file holds under "parts" one entry a run, "CELL/seed_S", written when the run has ended (`facts`); keys of others stay.
     `training` may be a subclass that does something more.
-    Prints a row a cell. Returns 130 when a run was interrupted. Raises: RecipeError before any work.
+    Prints a row a cell. A run that cannot learn is kept as failed. Returns 130 when a run was interrupted, 1 when one failed.
+    Raises: LongthinkError before any work.
     """
     if seeds < 1:
         raise RecipeError(f"--seeds is {seeds}, expected at least 1")
     study = load_study(path)
-    planned = [(cell, [_recipe(path, study, cell, sets, seed) for seed in range(seeds)]) for cell in cells]
+    planned = [(cell, [_recipe(path, cell, sets, seed) for seed in range(seeds)]) for cell in cells]
     window = study.window or load_recipe(path, sets).last_window if study else 0
-    kept: dict[str, Any] = json.loads(results.read_text()) if results.exists() else {}
+    for _, recipes in planned:
+        _refuse(recipes[0], study, window)
+    if len({_folder(cell) for cell in cells}) < len(cells):
+        raise RecipeError(
+            "two settings of the sweep would share a folder; give them values that differ in more than blanks and slashes"
+        )
+    kept = _kept(results)
     parts: dict[str, Any] = kept.setdefault("parts", {})
+    failed = 0
     for cell, recipes in planned:
         for seed, recipe in enumerate(recipes):
-            name = f"{cell.name}/seed_{seed}"
+            name, digest = f"{cell.name}/seed_{seed}", _digest(recipe, study, window)
+            if name in parts and parts[name].get("recipe", digest) != digest:
+                raise RecipeError(f"{results} holds {name} of other settings; choose another --out, or take that entry out of it")
             if name in parts:
                 continue
-            folder = out / cell.name.replace("/", "_").replace(" ", "_") / f"seed_{seed}"
-            found = _run(recipe, folder, study, window, training)
+            folder = out / _folder(cell) / f"seed_{seed}"
+            try:
+                found = _run(recipe, folder, study, window, training)
+            except LearnerError as why:
+                found = {"failed": str(why)}
             if found is None:
                 print(f"interrupted in {folder}; the same command goes on with it")
                 return 130
-            parts[name] = found
+            failed += "failed" in found
+            parts[name] = {"recipe": digest} | found
             storage.make_folder(results.parent)
             storage.replace_file(results, _text(kept).encode())
         print(_line(cell.name, table(parts, cell.name)), flush=True)
-    return 0
+    return 1 if failed else 0
 
 
-def _recipe(path: Path, study: StudySettings | None, cell: Cell, sets: Sequence[str], seed: int) -> Recipe:
-    seeded = [f"{key}={seed}" for key in (study.seeded if study else ("seed",))]
-    recipe = load_recipe(path, [*sets, *cell.sets, *seeded], cell.arm)
-    model = recipe.model.model_copy(update={"path": recipe.model.path.replace("{seed}", str(seed))})
-    return recipe.model_copy(update={"model": model})
+def _recipe(path: Path, cell: Cell, sets: Sequence[str], seed: int) -> Recipe:
+    return pin_files(load_recipe(path, [*sets, *cell.sets, f"seed={seed}"], cell.arm))
+
+
+def _folder(cell: Cell) -> str:
+    return cell.name.replace("/", "_").replace(" ", "_")[:200]
+
+
+def _refuse(recipe: Recipe, study: StudySettings | None, window: int) -> None:
+    """Raises: LongthinkError for what would stop a run of a cell, or its test at the end."""
+    tasks, _ = load_domains(recipe)
+    for made in recipe.staged:
+        Parts(made.shape)
+    Triggers(recipe)
+    for task in tasks.values() if study else ():
+        task.size("test")
+    if study and study.reward:
+        load_part(Reward, study.reward, "study.reward")
+    if Path(recipe.model.path).exists():
+        config = ModelFolder(recipe.model.path).config
+        refuse_misfit(recipe, config)
+        if window >= config.max_positions:
+            raise RecipeError(
+                f"study.window is {window} tokens, {recipe.model.path} has {config.max_positions} positions for all"
+            )
+
+
+def _kept(results: Path) -> dict[str, Any]:
+    """What a results file holds. Raises: RecipeError for one that is not ours."""
+    try:
+        found = json.loads(results.read_text()) if results.exists() else {}
+    except ValueError as error:
+        raise RecipeError(f"{results}: not JSON ({error}); put it back, or remove it") from None
+    if not isinstance(found, dict):
+        raise RecipeError(f"{results}: expected a table with parts; remove it, or choose another --out")
+    return found
+
+
+def _digest(recipe: Recipe, study: StudySettings | None, window: int) -> str:
+    """Sixteen digits that change with what a run and its test are; defaults are left out, so new options change nothing."""
+    test = [study.problems, study.samples, window, study.reward] if study else []
+    text = json.dumps([recipe.model_dump(mode="json", exclude_defaults=True), test], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _run(recipe: Recipe, folder: Path, study: StudySettings | None, window: int, kind: type[Training]) -> dict[str, Any] | None:
     """Begin or go on with a run and test its last weights; None when it was interrupted."""
     begun = (folder / "recipe.toml").exists()
-    recipe = pin_files(recipe)
     recipe = Run.open(folder, recipe).recipe if begun else resolve(recipe)
     with kind(recipe, folder, resume=begun, parent=None) as training:
         training.loop()
@@ -199,7 +257,7 @@ def table(parts: Mapping[str, Mapping[str, Any]], cell: str) -> dict[str, dict[s
 
 
 def _line(name: str, row: Mapping[str, Mapping[str, Any]]) -> str:
-    parts = [name, f"{len(row['seconds']['each'])} seed(s)"]
+    parts = [name, f"{len(row['seconds']['each'])} seed(s)" if row else "failed"]
     for key, form, factor in SHOWN:
         if key in row:
             mean, *bounds = (form.format(factor * row[key][k]) for k in ("mean", "low", "high") if k in row[key])

@@ -1,5 +1,6 @@
 """The tables of a recipe, one class each: every option with its default and its meaning."""
 
+import zlib
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -261,8 +262,13 @@ class ValidationSettings(Table):
         )
 
     def at(self, training: int) -> int:
-        """The widest window of a weighted set while training has one of `training`: scores are compared only at equal ones."""
+        """The widest window of a weighted set while training has one of `training`."""
         return max(made.at(training) for made in self.blend if made.weight)
+
+    def key(self, training: int) -> int:
+        """A number for how the blend is taken: only scores with the same one are compared."""
+        taken = [(made.name, made.weight, made.problems, made.samples, made.at(training)) for made in self.blend if made.weight]
+        return zlib.crc32(repr((self.temperature, taken)).encode())
 
     @property
     def widest(self) -> int:
@@ -354,6 +360,6 @@ class StudySettings(Table):
     samples: int = Field(4, ge=1)
     window: int = Field(0, ge=0, description="response tokens of the test; 0 takes the widest of the recipe as it is")
     reward: dict[str, Any] = Field({}, description="the test's verifier, for all domains; empty: the run's own")
-    arms: dict[str, dict[str, Any]] = Field(
-        description="by name, what an arm changes; the first is what others are compared with"
+    arms: dict[Annotated[str, Field(pattern=r"^\w[\w.-]{0,99}$")], dict[str, Any]] = Field(
+        min_length=1, description="by name, what an arm changes; the first is what others are compared with"
     )

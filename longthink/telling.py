@@ -88,11 +88,12 @@ def _entropy(e: Evidence) -> str:
 
 
 def _finalists(e: Evidence) -> str:
-    found, bias, window = e.pop("finalists"), e.pop("selection_bias"), e.pop("window")
+    found, window = e.pop("finalists"), e.pop("window")
+    luck = f"; the best first score was {100 * e.pop('selection_bias'):+.1f} points off" if "selection_bias" in e else ""
     best = max(found, key=lambda f: (f["accuracy"], f["step"]))
     order = [best, *(f for f in found if f is not best)]
     each = ", ".join(f"step {f['step']}: {_share(f['accuracy'])} (at first {_share(f['chosen_by'])})" for f in order)
-    return f"kept {each}, scored again at window {window}; the best first score was {100 * bias:+.1f} points off"
+    return f"kept {each}, scored again at window {window}{luck}"
 
 
 def _start(e: Evidence) -> str:

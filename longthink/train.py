@@ -93,12 +93,13 @@ class Training:
         pools = Pools(recipe.pools, recipe.seed) if recipe.pools else None
         weighted = {d.name: (self.tasks[d.name], d.weight) for d in recipe.domains}
         self.data = DataSource(weighted, self.tokenizer, self.limits, pools)
-        tried_files(self.tasks, rewards, parts)
         own = Source(self.tasks, self.grading)
+        sets = sources(recipe, own)
         if any(r.validation.every for r in recipe.staged) or recipe.window == "auto":
-            for source in sources(recipe, own).values():
+            for source in sets.values():
                 for task in source.tasks.values():
                     task.size("validation")
+        tried_files(self.tasks, rewards, parts, sets)
         if resume:
             self.run = Run.open(folder, recipe)
         else:
@@ -110,7 +111,7 @@ class Training:
             self.pool = self._stack.enter_context(open_pool(recipe, next(iter(rewards.values())), self.progress.note))
             if not resume:
                 self.run = Run.create(folder, recipe, parent.lineage() if parent else {})
-            self.validator = Validator(self.run, self.cluster, self.pool, self.tokenizer, own, self.limits, self.progress)
+            self.validator = Validator(self.run, self.cluster, self.pool, self.tokenizer, own, sets, self.limits, self.progress)
             self._restore(resume, parent)
             self.board = TensorBoard(folder, self.run.step) if recipe.tensorboard else None
             if self.board is not None:
@@ -310,6 +311,9 @@ class Training:
 
     def _choose_first(self) -> None:
         """Begin in the stage of the recommended window (start.py), and draw the curve it is read off."""
+        if (recorded := self.run.recorded.get(0)) is not None:
+            self.run.append_event(recorded)
+            return
         self.progress.phase("window analysis")
         first = self.recipe.staged[0]
         sampling = Sampling(first.rollout.temperature)
@@ -320,8 +324,11 @@ class Training:
         self.progress.note(f"window: {curve['reason']}")
 
     def _finest(self, settings: Settings) -> set[int]:
-        """The steps of the stage's best validated checkpoints, as many as may be chosen from."""
-        return {int(r["step"]) for r in self.run.finest(settings.stage, settings.recipe.validation.finalists)}
+        """The steps of the stage's best validated checkpoints, as many as may be chosen from, of each way they were taken."""
+        found: dict[Any, list[dict[str, Any]]] = {}
+        for row in sorted(self.run.validated(settings.stage), key=lambda r: (r["validation/accuracy"], r["step"]), reverse=True):
+            found.setdefault(row.get("validation/key"), []).append(row)
+        return {int(r["step"]) for rows in found.values() for r in rows[: settings.recipe.validation.finalists]}
 
     def _finalists(self, settings: Settings) -> list[dict[str, Any]]:
         """Their validations, best first, of those that are there or are the current weights."""
@@ -330,9 +337,10 @@ class Training:
 
     def _fairly(self, event: dict[str, Any] | None, settings: Settings) -> dict[str, Any] | None:
         """The event with the best checkpoint it goes back to chosen among the finalists by fresh samples."""
-        rows = self._finalists(settings)
-        best = self.run.best(settings.stage)
-        if event is None or len(rows) < 2 or best is None or event["action"].get("from_step") != best["step"]:
+        if event is None or event["action"].get("chosen") != "best":
+            return event
+        rows = [r for r in self._finalists(settings) if event["action"].get("do") != "rollback" or r["step"] < self.run.step]
+        if len(rows) < 2:
             return event
         following = fold(self.recipe, [*self.run.events, event], self.run.rows)
         found = self.validator.choose(rows, following.recipe.validation, following.rollout.window)

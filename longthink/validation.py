@@ -78,12 +78,13 @@ class Validator:
         pool: Grader,
         tokenizer: Tokenizer,
         own: Source,
+        sets: Mapping[str, Source],
         limits: RolloutSettings,
         progress: Progress,
     ) -> None:
         self.run, self.cluster, self.pool, self.tokenizer = run, cluster, pool, tokenizer
         self.own, self.limits, self.progress = own, limits, progress
-        self.sources = sources(run.recipe, own)
+        self.sources = sets
 
     def evaluate(
         self,
@@ -130,7 +131,8 @@ class Validator:
                 self.run.write_rollouts(step, rollout_rows(found.scored, step), use)
                 measured.append((made, found))
             row = blend(measured)
-        return row | {"validation/window": settings.at(window), "time/validation_s": clock.seconds}
+        taken = {"validation/window": settings.at(window), "validation/key": settings.key(window)}
+        return row | taken | {"time/validation_s": clock.seconds}
 
     def _score(
         self,
@@ -157,8 +159,8 @@ class Validator:
         """The best of some validated checkpoints, scored again with fresh samples at the window that comes next.
 
         `rows` are the validations they were chosen for, and each checkpoint is there, but for that of the run's last step, whose
-        weights are the current ones. The best of several noisy scores is too high on average; what the winner of `rows` loses
-        when it is scored again is reported as the bias of choosing it. Source: ours.
+        weights are the current ones. The best of several noisy scores is too high on average: where the fresh samples are taken
+        as the first were, what the winner of `rows` loses is reported as `selection_bias`. Source: ours.
         """
         run, found = self.run, []
         held = run.folder / ".held"
@@ -177,5 +179,6 @@ class Validator:
         self.cluster.sync(run.policy_version)
         shutil.rmtree(held)
         first, best = found[0], max(found, key=lambda f: (f["accuracy"], f["step"]))
-        bias = first["chosen_by"] - first["accuracy"]
-        return {"step": best["step"], "selection_bias": bias, "window": settings.at(window), "finalists": found}
+        alike = rows[0].get("validation/key") == settings.key(window)
+        bias = {"selection_bias": first["chosen_by"] - first["accuracy"]} if alike else {}
+        return {"step": best["step"], **bias, "window": settings.at(window), "finalists": found}

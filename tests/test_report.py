@@ -330,3 +330,10 @@ def test_decisions_come_first_in_words_and_with_what_their_twins_say(tmp_path):
     (tmp_path / "twins.json").write_text("[1]")
     with pytest.raises(CheckpointError, match="longthink twins"):
         write_report(tmp_path)
+
+
+def test_unrelated_runs_of_one_name_are_two_lines(tmp_path):
+    many_runs(tmp_path / "x", ("main",), 1), many_runs(tmp_path / "y", ("main",), 1)
+    out = write_overlay(sorted(tmp_path.glob("*/main/seed_0")), tmp_path / "compare.html", "steps")
+    text = " ".join(parsed(out.read_text()).text)
+    assert "2 runs of 2 settings" in text and "x/main" in text and "y/main" in text

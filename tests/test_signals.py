@@ -130,3 +130,7 @@ def test_on_a_standing_population_it_settles_near_the_best_window() -> None:
     assert np.mean(reached) > 0.9
     moves = sum(a["window"] != b["window"] for a, b in pairwise(steps[4:]))
     assert moves < 14  # of 27 choices: it does not flutter
+
+
+def test_a_window_that_is_no_candidate_counts_as_the_widest() -> None:
+    assert window_by_signal(rows(w32=0.1, w64=0.1, w128=0.1)[:1], SignalSettings(low=80, high=128)) == 128

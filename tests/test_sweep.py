@@ -134,3 +134,41 @@ def test_the_area_is_the_mean_accuracy_over_generated_tokens() -> None:
     assert area(curve, 200) == pytest.approx((100 * 0.375 + 100 * 0.5625) / 200)
     assert area(curve, 400) == pytest.approx((100 * 0.375 + 200 * 0.625 + 100 * 0.75) / 400)
     assert area(curve[:1]) is None and area([]) is None
+
+
+def test_results_of_another_recipe_are_not_taken_for_these(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["sweep", str(recipe), "--out", str(tmp_path / "sweep")]
+    assert main(command) == 0 and main([*command, "--set", "learner.lr=1e-5"]) == 2
+    assert "holds as it is/seed_0 of other settings" in capsys.readouterr().err
+    (tmp_path / "sweep" / "sweep.json").write_text("{")
+    assert main(command) == 2 and "not JSON" in capsys.readouterr().err
+
+
+def test_a_run_that_cannot_learn_is_kept_as_failed_and_the_others_run(recipe: Path, tmp_path: Path) -> None:
+    out = tmp_path / "sweep"
+    grid = ["--grid", "max_constant_steps=1,9", "--set", "rollout.window=2"]
+    assert main(["sweep", str(recipe), *grid, "--out", str(out)]) == 1
+    parts = json.loads((out / "sweep.json").read_text())["parts"]
+    assert (
+        "nothing to learn from" in parts["max_constant_steps=1/seed_0"]["failed"]
+        and parts["max_constant_steps=9/seed_0"]["steps"] == 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("study", "words"),
+    [
+        ("[study]\narms = {}", "arms"),
+        ('[study.arms.".."]\nname = "x"', "arms"),
+        ('[study]\nreward = { kind = "countdwn" }\n[study.arms.a]', "countdown"),
+        ("[study]\nwindow = 100000\n[study.arms.a]", "study.window is 100000"),
+    ],
+)
+def test_studies_that_cannot_be_are_refused(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], study: str, words: str
+) -> None:
+    recipe.write_text(recipe.read_text() + "\n" + study + "\n")
+    assert main(["sweep", str(recipe), "--out", str(tmp_path / "sweep")]) == 2
+    assert words in capsys.readouterr().err and not (tmp_path / "sweep").exists()

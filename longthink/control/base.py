@@ -2,12 +2,16 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from longthink.part import Part
 from longthink.stats import Interval, slope_interval
 
-__all__ = ["Rows", "Trigger", "latest", "mean_of", "slope", "stands_still"]
+Steps = Annotated[int, Field(ge=3)] | Literal[0]  # values a slope is drawn through, or none
+
+__all__ = ["Rows", "Steps", "Trigger", "latest", "mean_of", "slope", "stands_still"]
 
 Rows = Sequence[Mapping[str, Any]]
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import Field
 
-from longthink.control.base import Rows, Trigger, slope, stands_still
+from longthink.control.base import Rows, Steps, Trigger, slope, stands_still
 
 __all__ = ["Lengthen"]
 
@@ -26,14 +26,13 @@ class Lengthen(Trigger):
     validations: int = Field(10, ge=3)
     rising_over: int = Field(12, ge=3)
     confidence: float = Field(0.95, gt=0.5, lt=1, description="that length or clip ratio rises; it is judged at every validation")
-    reward_over: int = Field(0, ge=0, description="steps of training reward that must stand still too; 0 for none")
+    reward_over: Steps = Field(0, description="steps of training reward that must stand still too, at least 3; 0 for none")
 
     def fires(self, rows: Rows) -> dict[str, Any] | None:
-        checked = [r for r in rows if "validation/accuracy" in r][-max(self.validations, self.rising_over) :]
+        checked = [r for r in rows if "validation/accuracy" in r][-self.rising_over :]
         still = stands_still(rows, self.validations, self.reward_over)
         if still is None:
             return None
-        checked = checked[-self.rising_over :]
         keys = ("validation/mean_tokens", "validation/truncated_share")
         length, clipped = (slope(checked, key, self.confidence) for key in keys)
         if max(length.low, clipped.low) <= 0:

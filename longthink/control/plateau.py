@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import Field
 
-from longthink.control.base import Rows, Trigger, stands_still
+from longthink.control.base import Rows, Steps, Trigger, stands_still
 
 __all__ = ["Plateau"]
 
@@ -17,7 +17,7 @@ class Plateau(Trigger):
     """
 
     validations: int = Field(12, ge=3)
-    reward_over: int = Field(0, ge=0, description="steps of training reward that must stand still too; 0 for none")
+    reward_over: Steps = Field(0, description="steps of training reward that must stand still too, at least 3; 0 for none")
 
     def fires(self, rows: Rows) -> dict[str, Any] | None:
         found = stands_still(rows, self.validations, self.reward_over)

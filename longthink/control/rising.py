@@ -17,7 +17,7 @@ KEYS = {
 
 
 class Rising(Trigger):
-    """Fires when the slope of the metric over its last `over` values has a interval of `confidence` above zero.
+    """Fires when the slope of the metric over its last `over` values has an interval of `confidence` above zero.
 
     Length and clip ratio are those of the validations, of the same problems every time; with `training_` those of every step,
     whose problems change and whose errors are not independent: give them more values.

@@ -2,7 +2,7 @@
 
 import html
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -51,22 +51,27 @@ def write_overlay(folders: Sequence[Path], out: Path, by: str) -> Path:
     Runs in folders `NAME/seed_S`, as a sweep makes them, are one line: the mean over the seeds where all have a value, and a band
     from the lowest to the highest. Others are a line each. Raises: CheckpointError for a folder that is no run.
     """
-    lines: dict[str, Line] = {}
+    lines: dict[Path, Line] = {}
     for folder in folders:
         path = folder.resolve()
-        name = path.parent.name if re.fullmatch(r"seed_\d+", path.name) else path.name
+        at = path.parent if re.fullmatch(r"seed_\d+", path.name) else path
         record = read_record(folder)
         found = re.search(r"^processes = (\d+)", record.recipe, re.MULTILINE)
-        line = lines.setdefault(name, Line(name, [], []))
+        line = lines.setdefault(at, Line(at.name, [], []))
         line.runs.append(record)
         line.processes.append(int(found[1]) if found else 1)
+    names = [line.name for line in lines.values()]
+    lines = {
+        at: line._replace(name=f"{at.parent.name}/{at.name}" if names.count(at.name) > 1 else at.name)
+        for at, line in lines.items()
+    }
     if len(lines) > len(LINES) * len(COLOURS):
         raise RecipeError(
             f"{len(lines)} lines cannot be told apart in one figure; give at most {len(LINES) * len(COLOURS)} settings"
         )
     body = f"""{rows_table("numbers", COLUMNS, [_row(line) for line in lines.values()])}
 <h2>Figures</h2><p class="note">A line is the mean over the seeds of a setting, a band goes from the lowest to the highest.
-<br>{_legend(lines)}</p>
+<br>{_legend(lines.values())}</p>
 <div class="grid">{"".join(_panel(panel, list(lines.values()), by) for panel in PANELS)}</div>"""
     runs = f"{len(folders)} runs of {len(lines)} settings"
     storage.replace_file(out, document("longthink runs compared", [runs, f"by {AXES[by]}"], body).encode("utf-8", "replace"))
@@ -76,13 +81,13 @@ def write_overlay(folders: Sequence[Path], out: Path, by: str) -> Path:
 COLUMNS = ("setting", "seeds", "last validation accuracy", "95 % interval over seeds", "mean tokens", "generated tokens")
 
 
-def _legend(lines: Mapping[str, Line]) -> str:
+def _legend(lines: Iterable[Line]) -> str:
     """Each setting's name in its colour, behind a stroke of its line."""
     style = dict(zip(LINES, ("solid", "dashed", "dotted"), strict=True))
     found = []
-    for place, name in enumerate(lines):
+    for place, line in enumerate(lines):
         colour, stroke = COLOURS[place % len(COLOURS)], style[LINES[place // len(COLOURS)]]
-        found.append(f'<span style="border-top:3px {stroke} {colour};margin-right:1.4em">{html.escape(name)}</span>')
+        found.append(f'<span style="border-top:3px {stroke} {colour};margin-right:1.4em">{html.escape(line.name)}</span>')
     return "".join(found)
 
 
