@@ -45,8 +45,8 @@ def _spread(group: Group, cutoff: int, far: int) -> float:
 def window_by_signal(rows: Sequence[Mapping[str, Any]], settings: SignalSettings) -> int:
     """The window of the step after `rows`: the candidate with the most signal per generated token, Σ s(L) / Σ c(L).
 
-    `rows` are those since the signal came into force. Sums run over the last `over` steps that were measured; before the first the
-    window is `high`. It is chosen anew every `every` measured steps and changes only for a candidate better than the window in
+    `rows` are those since the signal came into force. Sums run over the last `over` steps that were measured; before the first
+    the window is `high`. It is chosen anew every `every` measured steps and changes only for a candidate better than the window in
     force by more than `margin`, as a share.
 
     The ratio of sums is consistent; its bias is of order 1 / (groups), about -cov(s, c) / c̄² + s̄ var(c) / c̄³ over the number of
