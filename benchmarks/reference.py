@@ -13,6 +13,7 @@ from longthink.prompts import PROMPTS
 from longthink.recipe import Recipe
 from longthink.rewards.base import Reward
 from longthink.shaping.base import Shape
+from longthink.tables import StudySettings
 from longthink.tasks.base import Task
 
 OUT = Path(__file__).resolve().parents[1] / "docs" / "recipe.md"
@@ -31,12 +32,19 @@ def kind_of(field: FieldInfo) -> str:
     text = str(field.annotation).replace("typing.", "").replace("longthink.tables.", "")
     if text.startswith("Literal"):
         return " \\| ".join(f"`{json.dumps(v)}`" for v in field.annotation.__args__)  # type: ignore[union-attr]
+    text = re.sub(r"Annotated\[(\w+), FieldInfo\(.*?metadata=\[(.*?)\]\)\]", lambda m: m[1] + limit_of(m[2]), text)
     for name in ("str", "int", "float", "bool"):
         text = text.replace(f"<class '{name}'>", name)
     text = re.sub(r"tuple\[(.*), \.\.\.\]", r"list of \1", text).replace("tuple[", "[").replace("Literal", "")
     text = text.replace("dict[str, Any]", "table").replace(" | None", "").replace("<class '", "").replace("'>", "")
     limits = [f"{sign} {getattr(m, name):g}" for m in field.metadata for name, sign in LIMITS if hasattr(m, name)]
     return " ".join([text.replace("|", "\\|"), *limits])
+
+
+def limit_of(text: str) -> str:
+    """The bound inside the text of an annotation."""
+    found = re.fullmatch(r"(Ge|Gt|Le|Lt)\(\w+=(.*)\)", text)
+    return f" {dict(Ge='≥', Gt='>', Le='≤', Lt='<')[found[1]]} {found[2]}" if found else ""
 
 
 LIMITS = (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
@@ -69,6 +77,17 @@ def about(model: type[BaseModel]) -> str:
     return (model.__doc__ or "").strip().split("\n\n")[0].replace("\n    ", " ")
 
 
+def section(title: str, at: str, table: type[BaseModel]) -> list[str]:
+    """A table with its keys, then the tables inside it."""
+    inside = {name: inner for name, field in table.model_fields.items() if (inner := nested(field))}
+    lines = ["", title, "", (table.__doc__ or "").strip().replace("\n    ", " "), "", *rows(table, set(inside))]
+    for name, inner in inside.items():
+        many = "tuple" in str(table.model_fields[name].annotation)
+        said = table.model_fields[name].description
+        lines += section(f"### `{at}.{name}`{', a list of tables' * many}" + (f": {said}" if said else ""), f"{at}.{name}", inner)
+    return lines
+
+
 def page() -> str:
     lines = [
         "# Every key of a recipe",
@@ -83,25 +102,8 @@ def page() -> str:
     lines += rows(Recipe, set(tables))
     for name, table in tables.items():
         many = "tuple" in str(Recipe.model_fields[name].annotation)
-        lines += [
-            "",
-            f"## `[[{name}]]`" if many else f"## `[{name}]`",
-            "",
-            (table.__doc__ or "").strip().replace("\n    ", " "),
-            "",
-        ]
-        lines += rows(table, set())
-        if name == "rollout":
-            cycle = nested(table.model_fields["cycle"])
-            assert cycle is not None
-            lines += [
-                "",
-                "### `[rollout.cycle]`",
-                "",
-                (cycle.__doc__ or "").strip(),
-                "",
-                *rows(cycle, set()),
-            ]
+        lines += section(f"## `[[{name}]]`" if many else f"## `[{name}]`", name, table)
+    lines += section("## `[study]`", "study", StudySettings)
     for title, (family, said) in FAMILIES.items():
         lines += ["", f"## {title}", "", said]
         common: set[str] = set(family.model_fields)

@@ -99,7 +99,8 @@ def _validated(run: Record) -> str:
     rows = [r for r in run.rows if number(r.get("validation/accuracy")) is not None]
     if not rows:
         return ""
-    best = max(rows, key=lambda r: float(r["validation/accuracy"]))
+    alike = [r for r in rows if r.get("validation/key") == rows[-1].get("validation/key")]
+    best = max(alike, key=lambda r: float(r["validation/accuracy"]))
 
     def said(row: dict[str, Any]) -> str:
         interval = " to ".join(shown(row.get(f"validation/{key}"), "{:.1f}", 100) for key in ("low", "high"))
@@ -107,10 +108,11 @@ def _validated(run: Record) -> str:
         return accuracy if "-" in interval else f"{accuracy} (95 % interval {interval})"
 
     text = f"Validation accuracy: {said(rows[0])} at step {rows[0].get('step')}, {said(rows[-1])} at step {rows[-1].get('step')}."
-    if len(rows) < 3:
+    text += " They are not comparable: they were taken at other windows or on other problems." * (len(alike) < 2 <= len(rows))
+    if len(alike) < 3:
         return text
     accuracy = shown(best["validation/accuracy"], "{:.1f} %", 100)
-    return f"{text} The best, {accuracy} at step {best.get('step')}, is picked from {len(rows)} and so likely too high."
+    return f"{text} The best, {accuracy} at step {best.get('step')}, is picked from {len(alike)} and so likely too high."
 
 
 def _stages(run: Record) -> str:

@@ -46,8 +46,8 @@ def window_by_signal(rows: Sequence[Mapping[str, Any]], settings: SignalSettings
     """The window of the step after `rows`: the candidate with the most signal per generated token, Σ s(L) / Σ c(L).
 
     `rows` are those since the signal came into force. Sums run over the last `over` steps that were measured; before the first
-    the window is `high`. It is chosen anew every `every` measured steps and changes only for a candidate better than the window in
-    force by more than `margin`, as a share.
+    the window is `high`. It is chosen anew every `every` measured steps and changes only for a candidate better than the window
+    in force by more than `margin`, as a share.
 
     The ratio of sums is consistent; its bias is of order 1 / (groups), about -cov(s, c) / c̄² + s̄ var(c) / c̄³ over the number of
     groups, and below a percent from sixteen groups on. Its variance is that of s - (s̄/c̄) c over c̄² · groups: beyond the window

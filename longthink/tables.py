@@ -70,7 +70,12 @@ class SignalSettings(Table):
     low: int = Field(ge=1, description="narrowest window in tokens; candidates are two a doubling from here")
     high: int = Field(ge=1, description="widest window, where the probing groups sample")
     aim: Literal["own", "full"] = Field("own", description="what a window teaches about itself, or about the widest one")
-    probe: float = Field(0.125, gt=0, le=1, description="share of the prompts that sample up to `high`; they are trained on too")
+    probe: float = Field(
+        0.125,
+        gt=0,
+        le=1,
+        description="share of the prompts that sample up to `high`, at least one in each round; they are trained on too",
+    )
     every: int = Field(2, ge=1, description="steps between choices")
     over: int = Field(4, ge=1, description="steps whose rollouts a choice is made from")
     margin: float = Field(0.1, ge=0, description="how much better, as a share, a window must be to take over")
@@ -356,7 +361,7 @@ class StudySettings(Table):
     claim: str = Field("", description="what is to be seen, with its source")
     seeds: int = Field(3, ge=1)
     seeded: tuple[str, ...] = Field(("seed",), description="keys that get a run's seed; `{seed}` in model.path becomes it too")
-    problems: int = Field(256, ge=1, description="of the test split, for each run's last weights")
+    problems: int = Field(256, ge=1, description="of the test split, for each run's last weights, at temperature 1")
     samples: int = Field(4, ge=1)
     window: int = Field(0, ge=0, description="response tokens of the test; 0 takes the widest of the recipe as it is")
     reward: dict[str, Any] = Field({}, description="the test's verifier, for all domains; empty: the run's own")
