@@ -1,6 +1,9 @@
 """Before anything of longthink is imported: shape annotations are checked, and one thread computes."""
 
+from pathlib import Path
+
 import hypothesis
+import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook(["longthink.losses", "longthink.learners.head"], "beartype.beartype")
@@ -12,3 +15,11 @@ torch.set_num_threads(1)
 # no deadline: a loaded machine is not a failing test; derandomized: the same examples everywhere
 hypothesis.settings.register_profile("longthink", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("longthink")
+
+
+@pytest.fixture(scope="session")
+def warm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model's checkpoint that solves some Countdown problems of two numbers, made once; nobody writes into it."""
+    from support import warm_model
+
+    return warm_model(tmp_path_factory.mktemp("warm"))

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from support import warm_model
 
 from longthink.recipe import Recipe, load_recipe, load_study
 from longthink.train import train
@@ -37,11 +36,6 @@ FIRST = {name: arm for name, arm in reversed(ALL)}  # the others only with every
 CASES = [pytest.param(name, arm, marks=() if FIRST[name] == arm else pytest.mark.full) for name, arm in ALL]
 
 
-@pytest.fixture(scope="module")
-def warm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return warm_model(tmp_path_factory.mktemp("warm"))
-
-
 def shrunk(recipe: Recipe, model: Path) -> list[str]:
     """The overrides that make a recipe's sizes small: another model and task, narrow windows, one step a stage."""
     sets = [f"model.path={model}", *SMALL]
@@ -72,9 +66,9 @@ def test_every_recipe_but_those_of_the_quickstart_has_arms() -> None:
 
 
 @pytest.mark.parametrize(("name", "arm"), [*CASES, ("still3_1.5b", "")])
-def test_two_real_steps(name: str, arm: str, warm: Path, tmp_path: Path) -> None:
+def test_two_real_steps(name: str, arm: str, warm_folder: Path, tmp_path: Path) -> None:
     path = ROOT / "recipes" / f"{name}.toml"
-    recipe = load_recipe(path, shrunk(load_recipe(path, arm=arm), warm), arm)
+    recipe = load_recipe(path, shrunk(load_recipe(path, arm=arm), warm_folder), arm)
     train(recipe, tmp_path / "run")
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()][1:]
     assert len(rows) == 2

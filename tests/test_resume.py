@@ -2,13 +2,13 @@
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import warm_model
 
 from longthink.checkpoint import latest, verify
 from longthink.errors import CheckpointError, RecipeError
@@ -20,9 +20,10 @@ HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
-def warm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model that solves some two-number problems, fine-tuned by the same loop."""
-    folder = warm_model(tmp_path_factory.mktemp("warm"))
+def warm(warm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model that solves some two-number problems, fine-tuned by the same loop, with a file of problems."""
+    folder = tmp_path_factory.mktemp("warm") / "model"
+    shutil.copytree(warm_folder, folder)
     task = Countdown(count=2, high=6, min_target=2, seed=1)
     rows = [{"prompt": p.prompt, "answer": p.gold} for p in (task.problem("test", i) for i in range(8))]
     (folder / "few.jsonl").write_text("".join(json.dumps(row, default=list) + "\n" for row in rows))

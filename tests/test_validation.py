@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import scored_group, warm_model
+from support import scored_group
 
 from longthink import storage
 from longthink.cli import main
@@ -19,11 +19,6 @@ from longthink.train import Training, train
 from longthink.validation import blend
 
 TASK = {"kind": "countdown", "count": 2, "high": 12, "min_target": 2, "seed": 1}
-
-
-@pytest.fixture(scope="module")
-def warm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return warm_model(tmp_path_factory.mktemp("warm"))
 
 
 def recipe(model: Path, **changes: Any) -> Recipe:
@@ -66,12 +61,12 @@ def test_one_set_without_a_name_is_the_run_s_own() -> None:
     assert row["validation/accuracy"] == 0.5
 
 
-def test_sets_have_windows_and_problems_of_their_own(warm: Path, tmp_path: Path) -> None:
+def test_sets_have_windows_and_problems_of_their_own(warm_folder: Path, tmp_path: Path) -> None:
     sets = [
         {"name": "narrow", "window": 20},
         {"name": "other", "weight": 0.0, "problems": 3, "task": TASK | {"high": 30}, "reward": {"kind": "countdown"}},
     ]
-    made = recipe(warm, validation={"every": 1, "problems": 4, "samples": 2, "sets": sets}, budget={"max_steps": 1})
+    made = recipe(warm_folder, validation={"every": 1, "problems": 4, "samples": 2, "sets": sets}, budget={"max_steps": 1})
     run = train(made, tmp_path / "run")
     row = run.rows[-1]
     assert row["validation/accuracy"] == row["validation/narrow/accuracy"] and row["validation/window"] == 20
@@ -92,23 +87,23 @@ def test_sets_have_windows_and_problems_of_their_own(warm: Path, tmp_path: Path)
         ({"window": "auto", "stage": [{"rollout": {"window": 9}, "max_steps": 1}, {"rollout": {"window": 9}}]}, "that grow"),
     ],
 )
-def test_what_cannot_be_is_refused(warm: Path, changes: dict[str, Any], words: str) -> None:
+def test_what_cannot_be_is_refused(warm_folder: Path, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(RecipeError, match=words):
-        recipe(warm, **changes)
+        recipe(warm_folder, **changes)
 
 
-def test_scores_at_different_windows_are_not_compared(warm: Path, tmp_path: Path) -> None:
-    run = Run(tmp_path, recipe(warm))
+def test_scores_at_different_windows_are_not_compared(warm_folder: Path, tmp_path: Path) -> None:
+    run = Run(tmp_path, recipe(warm_folder))
     for step, accuracy, window in ((0, 0.9, 64), (1, 0.5, 32), (2, 0.7, 32), (3, 0.6, 32)):
         run.rows.append({"step": step, "stage": 0, "validation/accuracy": accuracy, "validation/key": window})
     assert [r["step"] for r in run.finest(0, 2)] == [2, 3] and run.best(0) == run.rows[2]
 
 
-def test_a_stage_begins_from_the_best_of_the_finalists_by_fresh_samples(warm: Path, tmp_path: Path) -> None:
+def test_a_stage_begins_from_the_best_of_the_finalists_by_fresh_samples(warm_folder: Path, tmp_path: Path) -> None:
     stages = [{"max_steps": 3}, {"rollout": {"window": 40}}]
     validation = {"every": 1, "problems": 8, "samples": 2, "finalists": 3}
     run = train(
-        recipe(warm, stage=stages, validation=validation, learner={"lr": 3e-3}, budget={"max_steps": 5}), tmp_path / "run"
+        recipe(warm_folder, stage=stages, validation=validation, learner={"lr": 3e-3}, budget={"max_steps": 5}), tmp_path / "run"
     )
     (event,) = run.events
     found = event["evidence"]["finalists"]
@@ -126,8 +121,8 @@ def test_a_stage_begins_from_the_best_of_the_finalists_by_fresh_samples(warm: Pa
     assert last["selection_bias"] == pytest.approx(first["chosen_by"] - first["accuracy"])
 
 
-def test_choosing_leaves_the_weights_as_they_were(warm: Path, tmp_path: Path) -> None:
-    with Training(recipe(warm), tmp_path / "run", resume=False, parent=None) as training:
+def test_choosing_leaves_the_weights_as_they_were(warm_folder: Path, tmp_path: Path) -> None:
+    with Training(recipe(warm_folder), tmp_path / "run", resume=False, parent=None) as training:
         training.loop()
         before = training.cluster.learner.decoder.state_dict()["model.embed_tokens.weight"].clone()
         rows = training.run.finest(0, 2)
@@ -136,9 +131,9 @@ def test_choosing_leaves_the_weights_as_they_were(warm: Path, tmp_path: Path) ->
         assert bool((before == after).all()) and not (tmp_path / "run" / ".held").exists()
 
 
-def test_a_run_begins_in_the_stage_that_the_window_analysis_recommends(warm: Path, tmp_path: Path) -> None:
+def test_a_run_begins_in_the_stage_that_the_window_analysis_recommends(warm_folder: Path, tmp_path: Path) -> None:
     stages = [{"rollout": {"window": w}, "max_steps": 1} for w in (4, 8, 16, 64)]
-    run = train(recipe(warm, window="auto", stage=stages), tmp_path / "run")
+    run = train(recipe(warm_folder, window="auto", stage=stages), tmp_path / "run")
     event = run.events[0]
     curve = json.loads((run.folder / "window_curve.json").read_text())
     stage = event["action"]["stage"]
@@ -149,10 +144,12 @@ def test_a_run_begins_in_the_stage_that_the_window_analysis_recommends(warm: Pat
 
 
 def test_a_decision_leaves_a_twin_that_says_whether_it_helped(
-    warm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    warm_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rule = {"when": {"kind": "constant_groups", "share": 0.01, "over": 2}, "do": "set", "set": {"learner": {"lr": 1e-9}}}
-    made = recipe(warm, rule=[rule], checkpoint={"every": 50, "twins": True}, budget={"max_steps": 6}, learner={"lr": 3e-3})
+    made = recipe(
+        warm_folder, rule=[rule], checkpoint={"every": 50, "twins": True}, budget={"max_steps": 6}, learner={"lr": 3e-3}
+    )
     run = train(made, tmp_path / "run")
     (event,) = run.events
     assert main(["twins", str(run.folder), "--steps", "2"]) == 0
@@ -169,21 +166,21 @@ def test_a_decision_leaves_a_twin_that_says_whether_it_helped(
     rows = storage.read_lines(twin.folder / "metrics.jsonl")
     assert rows[1]["policy/entropy/mean"] == pytest.approx(run.rows[3]["policy/entropy/mean"])
     assert main(["twins", str(run.folder), "--steps", "2"]) == 0  # nothing is trained twice
-    assert main(["twins", str(warm.parents[1])]) == 2 and "checkpoint.twins" in capsys.readouterr().err
+    assert main(["twins", str(warm_folder.parents[1])]) == 2 and "checkpoint.twins" in capsys.readouterr().err
 
 
-def test_begin_from_last_is_kept_though_it_is_the_best(warm: Path, tmp_path: Path) -> None:
+def test_begin_from_last_is_kept_though_it_is_the_best(warm_folder: Path, tmp_path: Path) -> None:
     stages = [{"max_steps": 2, "begin_from": "last"}, {"rollout": {"window": 40}, "begin_from": "last"}]
     validation = {"every": 2, "problems": 4, "samples": 1, "finalists": 3}
-    run = train(recipe(warm, stage=stages, validation=validation, budget={"max_steps": 2}), tmp_path / "run")
+    run = train(recipe(warm_folder, stage=stages, validation=validation, budget={"max_steps": 2}), tmp_path / "run")
     (event,) = run.events
     assert event["action"] == {"stage": 1, "from_step": 2} and "finalists" not in event["evidence"]
 
 
-def test_a_rollback_goes_back_and_its_step_is_no_candidate_later(warm: Path, tmp_path: Path) -> None:
+def test_a_rollback_goes_back_and_its_step_is_no_candidate_later(warm_folder: Path, tmp_path: Path) -> None:
     rule = {"when": {"kind": "constant_groups", "share": 0.01, "over": 1}, "do": "rollback", "times": 1}
     validation = {"every": 1, "problems": 6, "samples": 2, "finalists": 2}
-    made = recipe(warm, rule=[rule], validation=validation, learner={"lr": 3e-3}, budget={"max_steps": 4})
+    made = recipe(warm_folder, rule=[rule], validation=validation, learner={"lr": 3e-3}, budget={"max_steps": 4})
     run = train(made, tmp_path / "run")
     (event,) = run.events
     step = event["step"]
@@ -193,9 +190,9 @@ def test_a_rollback_goes_back_and_its_step_is_no_candidate_later(warm: Path, tmp
     assert step not in [f["step"] for f in last["finalists"]]
 
 
-def test_a_checkpoint_of_other_windows_is_kept_for_when_they_return(warm: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_of_other_windows_is_kept_for_when_they_return(warm_folder: Path, tmp_path: Path) -> None:
     """The window goes down and up again within a stage; then a rollback finds the best of before."""
-    with Training(recipe(warm, budget={"max_steps": 8}), tmp_path / "run", resume=False, parent=None) as training:
+    with Training(recipe(warm_folder, budget={"max_steps": 8}), tmp_path / "run", resume=False, parent=None) as training:
         finish, asked = training._finish_step, {2: {"do": "set", "set": {"rollout": {"window": 12}}}}
         asked |= {5: {"do": "set", "set": {"rollout": {"window": 32}}}, 6: {"do": "rollback"}}
 
@@ -213,9 +210,9 @@ def test_a_checkpoint_of_other_windows_is_kept_for_when_they_return(warm: Path, 
     assert origin < 6 and rows[origin]["window"] in (32,) and origin not in (3, 4, 5)
 
 
-def test_a_twin_again_with_other_steps_and_settings_of_a_later_stage(warm: Path, tmp_path: Path) -> None:
+def test_a_twin_again_with_other_steps_and_settings_of_a_later_stage(warm_folder: Path, tmp_path: Path) -> None:
     stages = [{"max_steps": 2, "begin_from": "last"}, {"validation": {"problems": 5}}]
-    made = recipe(warm, stage=stages, checkpoint={"every": 50, "twins": True}, budget={"max_steps": 6})
+    made = recipe(warm_folder, stage=stages, checkpoint={"every": 50, "twins": True}, budget={"max_steps": 6})
     run = train(made, tmp_path / "run")
     for steps in ("2", "3"):
         assert main(["twins", str(run.folder), "--steps", steps]) == 0

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from longthink.collect import Grading
 from longthink.errors import RecipeError, RewardError
 from longthink.part import load_part
 from longthink.recipe import parse_recipe
@@ -14,6 +15,7 @@ from longthink.shape import pin_files
 from longthink.tasks.countdown import Countdown
 from longthink.trial import tried_files
 from longthink.types import Problem
+from longthink.validation import Source
 
 GOOD = "def score(response, gold):\n    return float(str(gold) in response)\n"
 
@@ -93,21 +95,21 @@ def test_servers_are_not_made_to_run_files(tmp_path):
 def test_check_tries_the_file_on_sample_responses(tmp_path):
     tasks = {"": Countdown()}
     good = load_part(Reward, {"kind": "file", "path": written(tmp_path, GOOD)})
-    (line,) = tried_files(tasks, {"": good}, {})
+    (line,) = tried_files(tasks, {"": good}, {}, {})
     assert line.startswith("reward: ") and "gives 0.0 to nothing, 1.0 to the gold" in line
     (tmp_path / "bad").mkdir()
     bad = load_part(
         Reward, {"kind": "file", "path": written(tmp_path / "bad", "def score(response, gold): return 1 / len(response)\n")}
     )
     with pytest.raises(RewardError, match="fails on a sample response: line 1: ZeroDivisionError"):
-        tried_files(tasks, {"": Verifier()}, {"bad": bad})
+        tried_files(tasks, {"": Verifier()}, {"bad": bad}, {})
 
 
 def test_a_file_that_cannot_be_run_is_one_sentence(tmp_path):
     reward = load_part(Reward, {"kind": "file", "path": written(tmp_path, "import nosuchmodule\n" + GOOD)})
     for rewards, parts in (({"": reward}, {}), ({"": Verifier()}, {"mine": reward})):
         with pytest.raises(RewardError, match=r"mine\.py cannot be run: ModuleNotFoundError: No module named") as error:
-            tried_files({"": Countdown()}, rewards, parts)
+            tried_files({"": Countdown()}, rewards, parts, {})
         assert "Traceback" not in str(error.value)
 
 
@@ -119,7 +121,10 @@ def test_every_domain_tries_its_own_file_on_its_own_problem(tmp_path):
         def problem(self, split, index):
             return Problem("w", (), "seven")
 
-    assert len(tried_files({"a": Words(), "b": Countdown()}, {"a": Verifier(), "b": reward}, {})) == 1
+    assert len(tried_files({"a": Words(), "b": Countdown()}, {"a": Verifier(), "b": reward}, {}, {})) == 1
+    sets = {"a": Source({"a": Words()}, Grading({"a": Verifier()})), "b": Source({"b": Countdown()}, Grading({"b": reward}))}
+    (line,) = tried_files({"": Words()}, {"": Verifier()}, {}, sets)
+    assert line.startswith("validation set b: ")
 
 
 def test_a_file_may_hold_dataclasses_and_leave_by_the_door(tmp_path):
