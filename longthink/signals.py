@@ -18,11 +18,12 @@ def probes(prompts: int, settings: SignalSettings) -> int:
 def measure(groups: Sequence[Group], settings: SignalSettings) -> dict[str, float]:
     """The metrics of a step for each candidate window L: groups that saw as far, their signal and their cost, summed.
 
-    A group of G rollouts gives p(L), the share right within L tokens, and s(L) = p(1 - p) · G / (G - 1), which is unbiased for
-    the variance of a reward at L, and c(L) = mean of min(tokens, L). Cutting a longer response is what a window of L would have
-    done, because no token depends on the window; groups capped below L say nothing about it and are left out. Groups of one are
-    too. With `aim = "full"` s(L) is the covariance of being right within L and within the widest window, p(L)(1 - p(high)) ·
-    G / (G - 1): to be brief is then no gain of its own; only groups that saw the widest window count.
+    A group of G rollouts gives p(L), the share right within L tokens, and c(L), the mean of min(tokens, L). Its signal s(L) is
+    with `aim = "full"`, the default, p(L)(1 - p(high)) · G / (G - 1), unbiased for the covariance of being right within L and
+    within the widest window: to be brief is no gain of its own, and only groups that saw the widest window count. With
+    `aim = "own"` it is p(L)(1 - p(L)) · G / (G - 1), the variance of the reward at L itself. Cutting a longer response is what a
+    window of L would have done, because no token depends on the window; groups capped below L say nothing about it and are
+    left out, and so are groups of one.
     """
     row: dict[str, float] = {}
     for cutoff in geometric_cutoffs(settings.low, settings.high):

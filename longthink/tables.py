@@ -69,7 +69,7 @@ class SignalSettings(Table):
 
     low: int = Field(ge=1, description="narrowest window in tokens; candidates are two a doubling from here")
     high: int = Field(ge=1, description="widest window, where the probing groups sample")
-    aim: Literal["own", "full"] = Field("own", description="what a window teaches about itself, or about the widest one")
+    aim: Literal["full", "own"] = Field("full", description="what a window teaches about the widest one, or about itself")
     probe: float = Field(
         0.125,
         gt=0,

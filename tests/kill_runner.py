@@ -103,7 +103,7 @@ RULES: dict[str, Any] = {
     "budget": {"max_steps": 20},
     "stage": [
         {
-            "rollout": {"window": 20 + 2 * i} if i < 7 else {"signal": {"low": 16, "high": 36}},
+            "rollout": {"window": 20 + 2 * i} if i < 7 else {"signal": {"low": 16, "high": 36, "aim": "own"}},
             "max_steps": 2,
             **({"domain": {"few": {"weight": 2.0}}} if i == 4 else {}),
         }

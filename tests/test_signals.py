@@ -12,7 +12,7 @@ from longthink.signals import measure, probes, window_by_signal
 from longthink.tables import SignalSettings
 from longthink.types import Group, Problem, Rollout, RolloutId, Sampling, Segment, Verdict
 
-SETTINGS = SignalSettings(low=32, high=128)
+SETTINGS = SignalSettings(low=32, high=128, aim="own")
 
 
 def group(lengths: list[int], scores: list[float], window: int = 128) -> Group:
