@@ -8,6 +8,7 @@ import json
 import platform
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from statistics import fmean as mean
 from typing import Any
@@ -107,6 +108,7 @@ def table_of(name: str) -> str:
         path = RESULTS / f"{source}.json"
         found = json.loads(path.read_text())["parts"] if path.exists() else {}
         parts |= {part: facts for part, facts in found.items() if part not in parts}
+    failed = Counter(part.rpartition("/seed_")[0] for part, facts in parts.items() if "failed" in facts)
     parts = {part: facts for part, facts in parts.items() if "failed" not in facts}
     if not parts:
         return "Not run yet.\n"
@@ -140,7 +142,7 @@ def table_of(name: str) -> str:
         rows = list(runs.values())
         cells = [
             f"`{arm}`",
-            str(len(rows)),
+            f"{len(rows)}" + (f", {failed[arm]} failed" if failed[arm] else ""),
             f"{100 * mean(r['accuracy'] for r in rows):.1f}",
             more["accuracy"],
             f"{mean(r['mean_tokens'] for r in rows):.0f}",
