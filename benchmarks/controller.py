@@ -72,7 +72,10 @@ def smooth(draw: np.random.Generator, trouble: str) -> tuple[Rows, int]:
     if trouble == "drop":
         accuracy = accuracy - draw.uniform(0.4, 0.7) * accuracy * (1 - np.exp(-after / 20))
     clipped = np.clip((length - 3000) / 20000, 0.01, 1)
-    rise_to = lambda low, high, pace: low + (high - low) * (1 - np.exp(-after / pace))  # noqa: E731
+
+    def rise_to(low: Any, high: float, pace: float) -> Any:
+        return low + (high - low) * (1 - np.exp(-after / pace))
+
     kl = 0.02 * np.sqrt(1 + t) / 10 * (1 + 15 * after / 10 * np.exp(1 - after / 10) if trouble == "kl_spike" else 1)
     entropy = 0.6 * np.exp(-t / 800)
     entropy = entropy * (np.exp(-after / 15) if trouble == "entropy_collapse" else 1)
@@ -127,7 +130,10 @@ def rough(draw: np.random.Generator, trouble: str) -> tuple[Rows, int]:
         * (1 - 0.97 * ramp if trouble == "entropy_collapse" else 1)
         * (1 + 6 * ramp if trouble == "entropy_explosion" else 1)
     )
-    share = lambda name, low, high: np.clip((low + (high - low) * (ramp if trouble == name else 0)) * np.exp(wander(0.4)), 0, 1)  # noqa: E731
+
+    def share(name: str, low: float, high: float) -> Any:
+        return np.clip((low + (high - low) * (ramp if trouble == name else 0)) * np.exp(wander(0.4)), 0, 1)
+
     curves = {
         "policy/entropy/mean": entropy,
         "loss/kl/mean": kl,

@@ -24,7 +24,6 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 BESIDE = {"siri_mini": ("deepscaler_mini",), "signal_mini": ("deepscaler_mini",)}  # arms of the same settings and budget
 BASE = {"siri_mini": "direct", "signal_mini": "direct"}  # what arms are compared with, where it is not the first
-SAMPLES = 4  # of each test problem, the default of [study]
 WARM = "runs/warm_{seed}"  # a warm start a seed, shared by the miniatures: their model.path begins with it
 
 
@@ -114,6 +113,8 @@ def table_of(name: str) -> str:
         return "Not run yet.\n"
     arms = list(dict.fromkeys(part.rpartition("/seed_")[0] for part in parts))
     first = BASE.get(name, arms[0] if arms else "")
+    study = load_study(ROOT / "recipes" / f"{name}.toml")
+    samples = study.samples if study else 1
     steered = any(arm.endswith("_steered") for arm in arms)  # then each is compared with the arm that is left alone
     width = min(facts["curve"][-1][0] for facts in parts.values())
     minus = "minus left alone" if steered else f"minus {first}"
@@ -137,7 +138,7 @@ def table_of(name: str) -> str:
         base = arm.removesuffix("_steered") if steered else first
         runs = {part: facts for part, facts in parts.items() if part.rpartition("/seed_")[0] == arm}
         paired = [(facts, parts[at]) for part, facts in runs.items() if (at := f"{base}/seed_{part.rpartition('_')[2]}") in parts]
-        more = {key: difference(key, paired) if arm != base else "" for key in ("accuracy", "mean_tokens")}
+        more = {key: difference(key, paired, samples) if arm != base else "" for key in ("accuracy", "mean_tokens")}
         areas = [area(facts["curve"], width) or 0.0 for facts in runs.values()]
         rows = list(runs.values())
         cells = [
@@ -158,7 +159,7 @@ def table_of(name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def difference(key: str, paired: list[tuple[dict[str, Any], dict[str, Any]]]) -> str:
+def difference(key: str, paired: list[tuple[dict[str, Any], dict[str, Any]]], samples: int) -> str:
     """The mean difference of pairs of runs of one seed, with a 95 % t-interval over seeds; points for accuracy.
 
     Accuracy has a second interval: over the test problems of these seeds, paired by problem, as if there were no other seeds.
@@ -170,7 +171,6 @@ def difference(key: str, paired: list[tuple[dict[str, Any], dict[str, Any]]]) ->
     text = f"{found.mean:+.1f} [{found.low:+.1f}, {found.high:+.1f}]"
     if key != "accuracy":
         return text
-    samples = SAMPLES
     each = [[100 * (a - b) / samples] for ours, theirs in paired for a, b in zip(ours["right"], theirs["right"], strict=True)]
     over = mean_interval(each)
     return f"{text}; problems [{over.low:+.1f}, {over.high:+.1f}]"

@@ -20,11 +20,12 @@ from longthink.folder import tiny_folder
 from longthink.machine import resolve
 from longthink.recipe import Recipe, load_recipe
 from longthink.report import render_table, write_report
+from longthink.start import curve_file, measured_curve
 from longthink.stats import paired_difference
 from longthink.tasks.countdown import WORDS, TraceQuality, trace_quality
 from longthink.train import Parent, Training
 from longthink.types import Sampling
-from longthink.window import Recommendation, WindowCurve, geometric_cutoffs, recommend, window_curve
+from longthink.window import Recommendation, WindowCurve, recommend
 
 __all__ = ["main"]
 
@@ -84,7 +85,7 @@ def run_main(out: Path, seed: int, sets: Sequence[str]) -> None:
         "cpu_seconds": {"warm": warm_cpu, "rl": rl_cpu},
         "windows": windows,
     }
-    save_curve(out, curve, plan)
+    storage.replace_file(out / "window_curve.json", json.dumps(curve_file(curve, plan), indent=2).encode())
     save_scores(out / "test_scores.json", before=before, after=after)
     finish(out, summary)
 
@@ -191,11 +192,7 @@ def quality(found: Evaluation) -> dict[str, float]:
 def window_plan(training: Training) -> tuple[WindowCurve, Recommendation]:
     """Accuracy against window from one long sampling of the validation split, and the first window it recommends."""
     found = training.evaluate("validation", 192, 4, FULL_WINDOW, Sampling(1.0))
-    measured = [
-        [(FULL_WINDOW + 1 if r.truncated else r.num_tokens, v.score) for r, v in row if v.score is not None]
-        for row in found.samples
-    ]
-    curve = window_curve(measured, geometric_cutoffs(24, FULL_WINDOW))
+    curve = measured_curve(found, 24)
     return curve, recommend(curve, FULL_WINDOW)
 
 
@@ -224,21 +221,6 @@ def load_best(training: Training) -> None:
     if best is not None and best["step"] != training.run.step:
         training.cluster.load(checkpoint_path(training.run.folder, best["step"]), optimizer=False)
         training.cluster.sync(training.run.policy_version + 1)
-
-
-def save_curve(out: Path, curve: WindowCurve, plan: Recommendation) -> None:
-    data = {
-        "cutoffs": list(curve.cutoffs),
-        "accuracy": [i.mean for i in curve.accuracy],
-        "low": [i.low for i in curve.accuracy],
-        "high": [i.high for i in curve.accuracy],
-        "coverage": list(curve.coverage),
-        "truncated": list(curve.truncated),
-        "recommended": plan.window,
-        "direct": plan.direct,
-        "reason": plan.reason,
-    }
-    storage.replace_file(out / "window_curve.json", json.dumps(data, indent=2).encode())
 
 
 def save_scores(path: Path, **found: Evaluation) -> None:

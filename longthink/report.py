@@ -19,6 +19,7 @@ __all__ = ["render_table", "write_report"]
 
 COLUMNS = ("", "accuracy", "95 % interval", "mean tokens", "truncated", "problems", "samples")
 MAX_EVENTS = 200  # listed in the table
+ODD = (ValueError, KeyError, IndexError, TypeError, AttributeError)  # what an event of another make may raise
 
 
 def write_report(run: Path) -> Path:
@@ -173,20 +174,22 @@ def _dotted(table: dict[str, Any], at: str = "") -> list[str]:
     return found
 
 
-def _before(run: Record, event: dict[str, Any]) -> Recipe | None:
-    """What was in force before an event; None where the run's recipe cannot be read."""
+def _before(run: Record) -> list[Recipe | None]:
+    """What was in force before each event; None where the run's recipe or events cannot be read."""
+    found: list[Recipe | None] = []
     try:
         recipe = parse_recipe(tomllib.loads(run.recipe), "recipe.toml")
-        earlier = run.events[: run.events.index(event)]
-        return fold(recipe, earlier, [{"step": event["step"]}]).recipe
-    except (LongthinkError, ValueError, KeyError, IndexError, TypeError):
-        return None
+        for number, event in enumerate(run.events[:MAX_EVENTS]):
+            found.append(fold(recipe, run.events[:number], [{"step": event["step"]}]).recipe)
+    except (LongthinkError, *ODD):
+        pass
+    return found + [None] * (len(run.events) - len(found))
 
 
 def _events(run: Record) -> str:
     columns = ["step", "by", "what was done", "why"]
     columns += ["did it help?"] if run.twins else []
-    cells = [_event(e, run.twins, _before(run, e)) for e in run.events[:MAX_EVENTS]]
+    cells = [_event(e, run.twins, before) for e, before in zip(run.events[:MAX_EVENTS], _before(run), strict=False)]
     table = rows_table("events", columns, cells)
     more = f'<p class="note">and {len(run.events) - MAX_EVENTS} more in events.jsonl</p>' if len(run.events) > MAX_EVENTS else ""
     return f"<h2>Decisions and their evidence</h2>{table}{more}" if run.events else ""
@@ -197,9 +200,15 @@ def _event(event: dict[str, Any], twins: dict[int, dict[str, Any]], before: Reci
     action, evidence = inner(event, "action"), inner(event, "evidence")
     inside = [key.partition(".")[0] for key in evidence if re.fullmatch(r"[a-z_]+\.\d+", key)]  # of `any` and `all`
     by = " and ".join(inside) or words(event.get("rule", ""))
-    said = [words(event.get("step", "")), by, action_in_words(action, before), evidence_in_words(evidence)]
+    try:
+        done, why = action_in_words(action, before), evidence_in_words(evidence)
+    except ODD:  # not as this version writes it: as it is, then
+        done, why = words(action), words(evidence)
+    said = [words(event.get("step", "")), by, done, why]
     if twins:
         twin = twins.get(int(number(event.get("step")) or 0), {})
+        if "failed" in twin:
+            return [*said, "yes: without it the run fails"]
         mean, low, high = (shown(twin.get(key), "{:+.1f}", 100) for key in ("mean", "low", "high"))
         said.append("-" if not twin else f"{_helped(twin)}: {mean} points ({low} to {high})")
     return said

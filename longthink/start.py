@@ -5,9 +5,9 @@ from typing import Any
 from longthink.errors import TaskError
 from longthink.evaluate import Evaluation
 from longthink.recipe import Recipe
-from longthink.window import WindowCurve, geometric_cutoffs, recommend, window_curve
+from longthink.window import Recommendation, WindowCurve, geometric_cutoffs, recommend, window_curve
 
-__all__ = ["SAMPLES", "begin_where"]
+__all__ = ["SAMPLES", "begin_where", "curve_file", "measured_curve"]
 
 SAMPLES = 4  # of each validation problem, sampled once at the widest window
 
@@ -19,12 +19,7 @@ def begin_where(recipe: Recipe, found: Evaluation) -> tuple[dict[str, Any], dict
     Source: DeepScaleR 3.3, principle 1 and its converse.
     """
     full, windows = recipe.last_window, [made.rollout.window for made in recipe.staged]
-    measured = [
-        [(full + 1 if r.truncated else r.num_tokens, v.score) for r, v in row if v.score is not None] for row in found.samples
-    ]
-    if not any(measured):
-        raise TaskError("the window analysis has not one graded sample: every verdict is our own failure; look at the verifier")
-    curve = window_curve([row for row in measured if row], geometric_cutoffs(max(1, windows[0] // 4), full))
+    curve = measured_curve(found, max(1, windows[0] // 4))
     plan = recommend(curve, full)
     stage = next(i for i, window in enumerate(windows) if window >= plan.window)
     evidence = {"recommended": plan.window, "direct": plan.direct, "reason": plan.reason, "stage_windows": windows}
@@ -35,10 +30,22 @@ def begin_where(recipe: Recipe, found: Evaluation) -> tuple[dict[str, Any], dict
         "action": {"stage": stage, "from_step": 0},
         "evidence": evidence,
     }
-    return event, _rows(curve) | {"recommended": plan.window, "direct": plan.direct, "reason": plan.reason}
+    return event, curve_file(curve, plan)
 
 
-def _rows(curve: WindowCurve) -> dict[str, Any]:
+def measured_curve(found: Evaluation, lowest: int) -> WindowCurve:
+    """The curve of an evaluation at the widest window, from `lowest` tokens on. Raises: TaskError without one graded sample."""
+    measured = [
+        [(found.window + 1 if r.truncated else r.num_tokens, v.score) for r, v in row if v.score is not None]
+        for row in found.samples
+    ]
+    if not any(measured):
+        raise TaskError("the window analysis has not one graded sample: every verdict is our own failure; look at the verifier")
+    return window_curve([row for row in measured if row], geometric_cutoffs(lowest, found.window))
+
+
+def curve_file(curve: WindowCurve, plan: Recommendation) -> dict[str, Any]:
+    """What window_curve.json holds; the report draws it."""
     return {
         "cutoffs": list(curve.cutoffs),
         "accuracy": [i.mean for i in curve.accuracy],
@@ -46,4 +53,7 @@ def _rows(curve: WindowCurve) -> dict[str, Any]:
         "high": [i.high for i in curve.accuracy],
         "coverage": list(curve.coverage),
         "truncated": list(curve.truncated),
+        "recommended": plan.window,
+        "direct": plan.direct,
+        "reason": plan.reason,
     }

@@ -199,7 +199,7 @@ def _text(kept: Mapping[str, Any]) -> str:
 
 
 def facts(run: Run) -> dict[str, Any]:
-    """What is kept of a run: its last validation, the area under its curve, cost, entropy, and what was decided."""
+    """What is kept of a run: its last validation, its curve, cost, entropy, and what was decided."""
     last: dict[str, Any] = next((r for r in reversed(run.rows) if "validation/accuracy" in r), {})
     entropies = [float(r["policy/entropy/mean"]) for r in run.rows if "policy/entropy/mean" in r]
     names = {"accuracy": "accuracy", "mean_tokens": "mean_tokens", "truncated_share": "truncated"}
@@ -212,7 +212,6 @@ def facts(run: Run) -> dict[str, Any]:
         **{ours: last[f"validation/{key}"] for key, ours in names.items() if last},
         "entropy": {"first": _mean(entropies[:5]), "last": _mean(entropies[-5:])},
         "curve": _curve(run),
-        "area": area(_curve(run)),
         "events": [[e["step"], e["rule"], action_in_words(e["action"])] for e in run.events],
     }
 
@@ -245,7 +244,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 def table(parts: Mapping[str, Mapping[str, Any]], cell: str) -> dict[str, dict[str, Any]]:
     """Each number of a cell's runs: its values by seed, their mean, and from two seeds on a 95 % t-interval over them."""
-    runs = [facts for name, facts in parts.items() if name.rpartition("/seed_")[0] == cell]
+    runs = [{**run, "area": area(run.get("curve", []))} for name, run in parts.items() if name.rpartition("/seed_")[0] == cell]
     found: dict[str, dict[str, Any]] = {}
     for key in ("accuracy", "mean_tokens", "right_tokens", "wrong_tokens", "truncated", "area", "generated_tokens", "seconds"):
         values = [float(run[key]) for run in runs if run.get(key) is not None]

@@ -337,3 +337,17 @@ def test_unrelated_runs_of_one_name_are_two_lines(tmp_path):
     out = write_overlay(sorted(tmp_path.glob("*/main/seed_0")), tmp_path / "compare.html", "steps")
     text = " ".join(parsed(out.read_text()).text)
     assert "2 runs of 2 settings" in text and "x/main" in text and "y/main" in text
+
+
+def test_events_of_another_make_are_shown_as_they_are(tmp_path):
+    event = {
+        "step": 3,
+        "kind": "rule",
+        "rule": "lengthen",
+        "action": {"do": "set", "set": 5},
+        "evidence": {"steps": "x", "best": 1},
+    }
+    odd = {"step": 4, "kind": "rule", "rule": "drop", "action": {}, "evidence": {"best": 1, "accuracy": 2, "error": 3}}
+    write_run(tmp_path, rows=metric_rows(12), events=[event, odd])
+    text = re.sub(r"\s+", " ", " ".join(parsed(page_of(tmp_path)).text))
+    assert "do set, set 5" in text and "best 1, accuracy 2, error 3" in text

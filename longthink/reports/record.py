@@ -71,7 +71,7 @@ def read_record(run: Path) -> Record:
 def _twins(path: Path) -> dict[int, dict[str, Any]]:
     try:
         found = json.loads(path.read_bytes()) if path.is_file() else []
-        return {int(twin["step"]): dict(twin.get("difference", {})) for twin in found}
+        return {int(twin["step"]): dict(twin.get("difference") or {"failed": True}) for twin in found}
     except (ValueError, TypeError, KeyError) as e:
         raise CheckpointError(f"{path}: not what `longthink twins` writes ({e}); write it again or remove it") from None
 
