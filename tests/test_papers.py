@@ -78,3 +78,11 @@ def test_the_figures_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     figures.main()
     drawn = {p.name for p in (tmp_path / "figures").glob("*.svg")}
     assert drawn == set(re.findall(r"figures/(\w+\.svg)", TEXT)) == {p.name for p in (ROOT / "docs" / "figures").glob("*.svg")}
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in (ROOT / "recipes").glob("*_mini.toml")))
+def test_the_tables_of_the_miniatures_are_those_of_their_results(name: str) -> None:
+    study = script("study")
+    block = TEXT.partition(f"<!-- {name} -->\n")[2].partition(f"<!-- end of {name} -->")[0]
+    there = (study.RESULTS / f"{name}.json").exists()
+    assert block == (study.table_of(name) if there else ""), "run python benchmarks/study.py tables"
