@@ -32,7 +32,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"longthink {version('longthink')}")
     verbs = parser.add_subparsers(
-        required=True, metavar="train|eval|check|report|sweep|twins|set|stage|verify|serve-rewards|puzzles|doctor"
+        required=True,
+        metavar="train|eval|compare|analyze|view|serve|check|report|sweep|twins|set|stage|verify|serve-rewards|puzzles|doctor",
     )
     t = verbs.add_parser("train", help="run a recipe")
     t.add_argument("recipe", nargs="?", help="a TOML file; with --resume the run's own recipe is the default")
@@ -45,20 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         "--with", dest="extras", action="append", default=[], choices=("optimizer", "data"), help="what else --from takes"
     )
     t.set_defaults(command=_train)
-    e = verbs.add_parser("eval", help="avg@n of a model folder on a data file, with an interval")
-    e.add_argument("model", help="a Hugging Face folder (a checkpoint is one)")
-    e.add_argument("--on", action="append", required=True, metavar="FILE", help="a json, jsonl or parquet file; may be repeated")
-    e.add_argument("-n", "--samples", type=int, default=16, help="responses a problem (default 16)")
-    e.add_argument("--problems", type=int, default=1_000_000, help="at most so many problems a file")
-    e.add_argument("--window", type=int, default=32768, help="longest response in tokens (default 32768)")
-    e.add_argument("--temperature", type=float, default=0.6, help="default 0.6")
-    e.add_argument("--top-p", type=float, default=0.95, help="default 0.95")
-    e.add_argument("--suffix", default="", help="added to every prompt")
-    e.add_argument("--reward", default="math", help="the verifier's kind (default math)")
-    e.add_argument("--seed", type=int, default=0)
-    e.add_argument("--out", type=Path, help="write FILE.eval.json and FILE.samples.jsonl into this folder")
-    e.add_argument("--set", action="append", default=[], metavar="a.b=c", help="engine and model settings, as in a recipe")
-    e.set_defaults(command=_eval)
+    _evaluation_parsers(verbs)
     c = verbs.add_parser("check", help="validate a recipe, grade its golds, print its arithmetic")
     c.add_argument("recipe")
     c.add_argument("--set", action="append", default=[], metavar="a.b=c")
@@ -74,6 +62,72 @@ def _parser() -> argparse.ArgumentParser:
     _control_parsers(verbs)
     _grading_parsers(verbs)
     return parser
+
+
+def _evaluation_parsers(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    e = verbs.add_parser("eval", help="sample a model on benchmarks: scores with intervals, every sample kept")
+    e.add_argument("model", help="a Hugging Face folder (a checkpoint is one), or an OpenAI-compatible server, http://…/v1")
+    e.add_argument(
+        "--on", nargs="+", action="extend", required=True, metavar="BENCHMARK", help="ours by name, a data file, or all-local"
+    )
+    e.add_argument("--data", type=Path, default=Path("data"), help="a folder that holds benchmarks' rows (default data)")
+    e.add_argument("--protocol", default="deepscaler", help="a protocol of ours or a TOML file (default deepscaler)")
+    e.add_argument("-n", "--samples", type=int, help="responses a problem, in place of the protocol's")
+    e.add_argument("--until", metavar="±POINTS", help="sample until the interval over samples is so tight, in points")
+    e.add_argument("--problems", type=int, default=1_000_000, help="at most so many problems a benchmark")
+    e.add_argument("--window", type=int, help="longest response in tokens, in place of the protocol's")
+    e.add_argument("--temperature", type=float, help="in place of the protocol's")
+    e.add_argument("--top-p", type=float, help="in place of the protocol's")
+    e.add_argument("--reward", default="math", help="the verifier's kind for a data file (default math)")
+    e.add_argument("--seed", type=int, default=0)
+    e.add_argument("--out", type=Path, help="the evaluation's folder (default evals/MODEL); the same command goes on there")
+    e.add_argument(
+        "--export",
+        action="append",
+        default=[],
+        choices=("lm-eval", "lighteval"),
+        help="also write results as they do; repeatable",
+    )
+    e.add_argument("--served-model", default="", help="the model's name at a server that has several")
+    e.add_argument("--concurrency", type=int, default=32, help="requests that are out at a time, to a server (default 32)")
+    e.add_argument("--timeout", type=float, default=1800.0, help="seconds for one reply of a server (default 1800)")
+    e.add_argument("--set", action="append", default=[], metavar="a.b=c", help="engine and model settings, as in a recipe")
+    e.set_defaults(command=_eval)
+    c = verbs.add_parser(
+        "compare", help="evaluations, or a run's validations, against the first: better, worse or not distinguishable"
+    )
+    c.add_argument("found", type=Path, nargs="+", metavar="EVAL|RUN")
+    c.set_defaults(command=_compare)
+    _analysis_parser(verbs)
+    v = verbs.add_parser("view", help="look at the responses of a run or of evaluations, side by side by problem")
+    v.add_argument("found", type=Path, nargs="+", metavar="EVAL|RUN")
+    v.add_argument("--out", type=Path, help="the page (default view.html in the first folder)")
+    v.add_argument("--serve", action="store_true", help="serve it instead: for more than a page holds")
+    v.add_argument("--port", type=int, default=8080, help="with --serve; default 8080, 0 picks a free one")
+    v.set_defaults(command=_view)
+    s = verbs.add_parser("serve", help="put a model folder behind an OpenAI-compatible server")
+    s.add_argument("model", type=Path)
+    s.add_argument("--host", default="127.0.0.1")
+    s.add_argument("--port", type=int, default=8000, help="default 8000; 0 picks a free one")
+    s.set_defaults(command=_serve_model)
+
+
+def _analysis_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    kinds = ("all", "frontier", "coverage", "scaling", "behaviour", "lengths", "format", "contamination", "cost", "curves")
+    a = verbs.add_parser("analyze", help="what evaluations and runs show: tables, and with --out csv, pictures and a page")
+    a.add_argument("kind", choices=kinds)
+    a.add_argument("found", type=Path, nargs="*", metavar="EVAL|RUN")
+    a.add_argument("--out", type=Path, help="write csv, png and report.html into this folder")
+    a.add_argument("--cutoffs", type=int, nargs="+", help="coverage: windows to look at (default two per doubling)")
+    a.add_argument("--replace", action="store_true", help="scaling: draw votes with replacement")
+    a.add_argument("--words", type=Path, metavar="TOML", help="behaviour: groups of words in place of ours")
+    a.add_argument("--published", action="store_true", help="frontier: the papers' numbers beside ours")
+    a.add_argument("--train", type=Path, nargs="+", metavar="FILE", help="contamination: training data")
+    a.add_argument("--on", nargs="+", metavar="BENCHMARK", help="contamination: as in `longthink eval`")
+    a.add_argument("--data", type=Path, default=Path("data"), help="contamination: as in `longthink eval`")
+    a.add_argument("--step", type=int, help="cost: up to this step")
+    a.add_argument("--price", type=float, default=0.0, help="cost: of an hour of one process or GPU")
+    a.set_defaults(command=_analyze)
 
 
 def _control_parsers(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -233,9 +287,45 @@ def _stage(args: argparse.Namespace) -> int:
 
 
 def _eval(args: argparse.Namespace) -> int:
-    from longthink.benchmark import run_benchmarks
+    from longthink.evaluation.command import evaluate
 
-    return run_benchmarks(args)
+    return evaluate(args)
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from longthink.evaluation.compare import compare, table
+    from longthink.evaluation.gather import gather
+
+    found = gather(args.found)
+    if len(found) < 2:
+        raise RecipeError(f"compare: {args.found[0]} is one evaluation; give at least two, or a run with several validations")
+    print(table(compare(found)))
+    return 0
+
+
+def _analyze(args: argparse.Namespace) -> int:
+    from longthink.analysis.command import analyze
+
+    return analyze(args)
+
+
+def _view(args: argparse.Namespace) -> int:
+    from longthink.view import serve_view, write_view
+
+    if args.serve:
+        serve_view(args.found, args.port)
+    else:
+        print(write_view(args.found, args.out or args.found[0] / "view.html"))
+    return 0
+
+
+def _serve_model(args: argparse.Namespace) -> int:
+    from longthink.serve import serve_model
+
+    if not 0 <= args.port <= 65_535:
+        raise RecipeError(f"serve: --port {args.port}; expected 0 to 65535")
+    serve_model(args.model, args.host, args.port)
+    return 0
 
 
 def _check(args: argparse.Namespace) -> int:

@@ -19,17 +19,18 @@ from rich.text import Text
 __all__ = ["Clock", "Progress"]
 
 SILENT_AFTER_S = 300.0
+STOPPING = "stopping after this step, with a checkpoint; press Ctrl-C again to stop at once"
 
 
 class Progress:
     """A context manager around a run. The first Ctrl-C asks for a stop after the step, the second stops at once."""
 
-    def __init__(self, title: str, total: int, *, every: int = 1) -> None:
+    def __init__(self, title: str, total: int, *, every: int = 1, stopping: str = STOPPING) -> None:
         self.console = Console(stderr=False)
-        self.title, self.total, self.every = title, total, every
+        self.title, self.total, self.every, self._stopping = title, total, every, stopping
         self.stop_requested = False
         self._phase, self._detail, self._row = "starting", "", ""
-        self._moved = time.monotonic()
+        self._moved = self._began = time.monotonic()
         self._ended = threading.Event()
         self._live = (
             Live(Text(""), console=self.console, refresh_per_second=4, transient=True) if self.console.is_terminal else None
@@ -54,15 +55,21 @@ class Progress:
 
     def phase(self, name: str) -> None:
         """A new phase begins."""
-        self._phase, self._detail = name, ""
+        self._phase, self._detail, self._began = name, "", time.monotonic()
         self._show()
 
     def rollouts(self, done: int, total: int) -> None:
         """So many rollouts of the phase have ended."""
-        self._detail = f"{done}/{total}"
+        left = (time.monotonic() - self._began) * (total - done) / done if done else 0.0
+        self._detail = f"{done}/{total}" + (f", {_in_words(left)} left" if left >= 1.0 else "")
         self._moved = time.monotonic()
         if self._live:
             self._show()
+
+    @property
+    def detail(self) -> str:
+        """How far the phase has come."""
+        return self._detail
 
     def note(self, text: str) -> None:
         """A line that stays."""
@@ -84,7 +91,7 @@ class Progress:
         if self.stop_requested:
             raise KeyboardInterrupt
         self.stop_requested = True
-        self.note("stopping after this step, with a checkpoint; press Ctrl-C again to stop at once")
+        self.note(self._stopping)
 
     def _watch(self) -> None:
         while not self._ended.wait(10.0):
@@ -93,6 +100,15 @@ class Progress:
                 sys.stderr.write(f"longthink: nothing has moved for {silent:.0f} s; phase: {self._phase} {self._detail}\n")
                 faulthandler.dump_traceback(file=sys.stderr)
                 self._moved = time.monotonic()
+
+
+def _in_words(seconds: float) -> str:
+    """A time as people say it.
+
+    >>> [_in_words(s) for s in (42.2, 660, 9000)]
+    ['42 s', '11 min', '2.5 h']
+    """
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _line(title: str, row: Mapping[str, Any], total: int) -> str:

@@ -14,9 +14,10 @@ Message = dict[str, str]
 
 
 class Prompt(NamedTuple):
-    """What stands around a question: a system message, text put behind it, or a whole text for a model without chat."""
+    """What stands around a question: a system message, text before and behind it, or a whole text for a model without chat."""
 
     system: str = ""
+    prefix: str = ""
     suffix: str = ""
     text: str = ""
 
@@ -64,8 +65,16 @@ PROMPTS = {
         text=f"{_DETAILED}The Assistant shows the reasoning process within '<think></think>' tags, and ONLY return the FINAL ANSWER "
         "within '<answer></answer>' tags. For example: '<answer> \\boxed{1} </answer>'.\n\nUser: {question}\n\nAssistant:\n<think>"
     ),
+    # Open-RS's evaluation, which asks otherwise than its training
+    "open_rs_eval": Prompt(
+        prefix="Solve the following math problem efficiently and clearly.  The last line of your response should be of the following "
+        "format: 'Therefore, the final answer is: $\\boxed{ANSWER}$. I hope it is correct' (without quotes) where ANSWER is just the "
+        "final number or expression that solves the problem. Think step by step before answering.\n\n"
+    ),
     # STILL-3's evaluation; its authors found that it costs the 1.5B model six points on AIME
     "still_suffix": Prompt(suffix="\nPlease reason step by step, and put your final answer within \\boxed{}."),
+    # the third prompt mode of STILL-3's evaluation
+    "still_system": Prompt(system="You are a helpful and harmless assistant. You should think step-by-step."),
     # PRIME, who own the code data NVIDIA trains on
     "code": Prompt(
         suffix="\n\nWrite Python code to solve the problem. Present the code in \n```python\nYour code\n```\nat the end."
@@ -95,6 +104,7 @@ def dress(name: str, messages: Sequence[Message]) -> list[Message]:
         return [{"role": "text", "content": prompt.text.replace("{question}", last["content"])}]
     if not last["content"].rstrip().endswith(prompt.suffix.strip() or "\0"):
         last["content"] += prompt.suffix
+    last["content"] = prompt.prefix + last["content"]
     if prompt.system:
         done = [{"role": "system", "content": prompt.system}, *(m for m in done if m["role"] != "system")]
     return done

@@ -25,7 +25,7 @@ from longthink.stats import paired_difference
 from longthink.tasks.countdown import WORDS, TraceQuality, trace_quality
 from longthink.train import Parent, Training
 from longthink.types import Sampling
-from longthink.window import Recommendation, WindowCurve, recommend
+from longthink.window import Recommendation, WindowCurve, next_windows, recommend
 
 __all__ = ["main"]
 
@@ -67,7 +67,7 @@ def run_main(out: Path, seed: int, sets: Sequence[str]) -> None:
         warm_model = warm.run.last_checkpoint
     gate(before)
     print(f"window: {plan.reason}", flush=True)
-    windows = stage_windows(plan)
+    windows = next_windows(plan, FULL_WINDOW)
     recipe = recipe_of("rl", out, seed, [f"rl.model.path={warm_model}", *stage_overrides(windows), *sets])
     with Training(resolve(recipe), out, resume=False, parent=None) as training:
         rl_cpu = spend(training)
@@ -194,14 +194,6 @@ def window_plan(training: Training) -> tuple[WindowCurve, Recommendation]:
     found = training.evaluate("validation", 192, 4, FULL_WINDOW, Sampling(1.0))
     curve = measured_curve(found, 24)
     return curve, recommend(curve, FULL_WINDOW)
-
-
-def stage_windows(plan: Recommendation) -> list[int]:
-    """From the recommended window, doubling, to the full one."""
-    windows = [FULL_WINDOW] if plan.direct else [plan.window]
-    while windows[-1] < FULL_WINDOW:
-        windows.append(min(2 * windows[-1], FULL_WINDOW))
-    return windows
 
 
 def stage_overrides(windows: Sequence[int]) -> list[str]:

@@ -8,16 +8,13 @@ A thread a connection reads and answers; the pool of workers belongs to the main
 thread that started them. Rows that do not fit the queue are refused with 503 and Retry-After: the client keeps them.
 """
 
-import json
 import os
 import signal
-import sys
 import threading
 import time
 from collections import Counter, deque
 from dataclasses import asdict
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from typing import Any
 
@@ -28,11 +25,12 @@ from longthink.rewards.base import Reward
 from longthink.rewards.countdown import Countdown
 from longthink.rewards.pool import RewardPool
 from longthink.types import Verdict
+from longthink.web import Front, JsonHandler
 
 __all__ = ["RewardServer", "serve"]
 
-READ_S = 60.0  # a client that stops in the middle of its request is dropped
 POLL_S = 1.0
+PATHS = "/verify (POST), /health and /metrics"
 
 
 class Batch:
@@ -147,21 +145,10 @@ class RewardServer:
         return "\n".join(lines) + "\n"
 
 
-class Front(ThreadingHTTPServer):
-    """The listening socket; a client that goes away is its own business."""
-
-    daemon_threads = True
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exception(), OSError):
-            super().handle_error(request, client_address)
-
-
-class Handler(BaseHTTPRequestHandler):
+class Handler(JsonHandler):
     """One connection."""
 
-    protocol_version = "HTTP/1.1"
-    timeout = READ_S
+    max_body = MAX_BODY
 
     def __init__(self, server: RewardServer, *args: Any) -> None:
         self.rewards = server
@@ -173,23 +160,17 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/metrics":
             self.send(200, self.rewards.metrics().encode(), "text/plain; version=0.0.4")
         else:
-            code, why = (405, "/verify takes POST") if self.path == "/verify" else (404, f"no such path as {self.path}")
-            self.answer(code, {"error": f"{why}; there are /verify (POST), /health and /metrics"})
+            self.refuse_path(PATHS)
 
     def do_POST(self) -> None:
-        length = self.headers.get("Content-Length", "")
-        is_number = length.isascii() and length.isdigit() and len(length) < 12
-        if self.path != "/verify" or not is_number or int(length) > MAX_BODY:
-            self.close_connection = True  # what follows is not read
-            known = self.path == "/verify"
-            why = f"a body of at most {MAX_BODY} bytes and its Content-Length are needed" if known else "POST goes to /verify"
-            self.answer((413 if length.isdigit() else 411) if known else 404, {"error": why})
+        if self.path != "/verify":
+            self.refuse_path(PATHS)
             return
-        try:
-            rows = json.loads(self.rfile.read(int(length)))["rows"]
-            if not isinstance(rows, list):
-                raise TypeError
-        except (ValueError, KeyError, TypeError, RecursionError):
+        found = self.body()
+        if found is None:
+            return
+        rows = found.get("rows") if isinstance(found, dict) else None
+        if not isinstance(rows, list):
             self.answer(400, {"error": 'expected {"rows": [{"kind", "response", "gold", …}, …]}'})
             return
         if len(rows) > self.rewards.max_rows:
@@ -205,21 +186,6 @@ class Handler(BaseHTTPRequestHandler):
                 self.answer(503, {"error": "the server is stopping; ask elsewhere"})
                 return
         self.answer(200, {"verdicts": [asdict(v) for v in batch.verdicts if v is not None]})
-
-    def answer(self, code: int, body: dict[str, Any], *, retry_after_s: int = 0) -> None:
-        self.send(code, json.dumps(body, default=repr).encode(), "application/json", retry_after_s)
-
-    def send(self, code: int, body: bytes, kind: str, retry_after_s: int = 0) -> None:
-        self.send_response(code)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        if retry_after_s:
-            self.send_header("Retry-After", str(retry_after_s))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Requests are counted, not printed."""
 
 
 def serve(host: str, port: int, workers: int, max_rows: int) -> None:

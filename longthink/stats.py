@@ -3,9 +3,25 @@
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-__all__ = ["Interval", "mean_interval", "paired_difference", "pass_at_k", "running_mean", "slope_interval", "t_quantile"]
+__all__ = [
+    "Interval",
+    "Over",
+    "best_at_k",
+    "holm",
+    "mean_interval",
+    "paired_difference",
+    "paired_p",
+    "pass_at_k",
+    "running_mean",
+    "score_interval",
+    "slope_interval",
+    "t_quantile",
+    "wilson",
+]
+
+Over = Literal["problems", "samples"]
 
 MAX_TERMS = 20_000  # the continued fraction needs about sqrt(df) terms: enough far beyond a million degrees of freedom
 MAX_DF = 1e7  # above it t differs from the normal by less than 1e-6, so the quantile at MAX_DF serves
@@ -47,6 +63,56 @@ def mean_interval(per_problem: Sequence[Sequence[float]], confidence: float = 0.
     return interval.clipped(0.0, 1.0) if bounded else interval
 
 
+def score_interval(per_problem: Sequence[Sequence[float]], confidence: float = 0.95, *, over: Over = "problems") -> Interval:
+    """avg@n of scores from 0 to 1, with an interval for one of two questions.
+
+    `problems`: the score on a new test like this one. Problems are drawn, samples are drawn for each; the variance v is that
+    of the problem means (ddof 1) over P, with P - 1 degrees of freedom. One problem gives [0, 1].
+    `samples`: the score on this very test, were it sampled for ever. v is the mean within-problem variance (ddof 1) over the
+    problem's n and over P, with Σ(n - 1) degrees of freedom. A problem with a single sample tells nothing of its own spread:
+    then the interval is [0, 1].
+
+    Bounds are Wilson's with Student's t at the effective sample size m(1 - m)/v; where no two scores differ, at P or at the
+    number of samples. So they stay within [0, 1] and do not collapse at 0 and 1. Simulated coverage: docs/evaluation.md.
+
+    Raises: ValueError when there is no problem or a problem has no sample.
+    Source: Wilson's score interval; Dean and Pagano, J. Surv. Stat. Methodol. 3 (2015), for the effective sample size.
+
+    >>> [round(x, 4) for x in score_interval([[1], [1], [1], [0]])]  # v = 0.25 / 4, effective size 3, t = 3.1824
+    [0.75, 0.1307, 0.9836]
+    >>> [round(x, 4) for x in score_interval([[1, 0], [0, 0]], over="samples")]  # v = 0.25 / 4, effective size 3, t = 4.3027
+    [0.25, 0.0095, 0.9208]
+    """
+    means = [_mean(scores) for scores in per_problem]
+    mean, count = _mean(means), len(means)
+    if over == "problems":
+        size, df = count, count - 1
+        variance = math.fsum((m - mean) ** 2 for m in means) / df / count if df else 0.0
+    else:
+        size, df = sum(map(len, per_problem)), sum(len(scores) - 1 for scores in per_problem)
+        if min(map(len, per_problem)) < 2:
+            return Interval(mean, 0.0, 1.0)
+        within = (
+            math.fsum((s - m) ** 2 for s in scores) / (len(scores) - 1) / len(scores)
+            for scores, m in zip(per_problem, means, strict=True)
+        )
+        variance = math.fsum(within) / count**2
+    return wilson(mean, variance, size, df, confidence)
+
+
+def wilson(mean: float, variance: float, size: float, df: float, confidence: float) -> Interval:
+    """Wilson's interval of a mean between 0 and 1 with this variance; `size` is the effective sample size where that is 0."""
+    if df < 1:
+        return Interval(mean, 0.0, 1.0)
+    t = t_quantile(0.5 + confidence / 2, df)
+    spread = mean * (1.0 - mean)
+    size = spread / variance if variance > 0.0 and spread > 0.0 else size
+    shrink = 1.0 + t * t / size
+    middle = (mean + t * t / (2 * size)) / shrink
+    half = t / shrink * math.sqrt(spread / size + t * t / (4 * size * size))
+    return Interval(mean, max(0.0, min(mean, middle - half)), min(1.0, max(mean, middle + half)))
+
+
 def paired_difference(
     a: Sequence[Sequence[float]],
     b: Sequence[Sequence[float]],
@@ -76,6 +142,37 @@ def paired_difference(
         raise ValueError("the problem ids of a and b differ; a paired difference needs the same problems in the same order")
     interval = _interval_of([_mean(x) - _mean(y) for x, y in zip(a, b, strict=True)], confidence)
     return interval.clipped(-1.0, 1.0) if bounded else interval
+
+
+def paired_p(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> float:
+    """The two-sided p of no difference, by the t-test whose interval `paired_difference` gives; 1 for a single problem.
+
+    >>> round(paired_p([[1], [1], [1], [0]], [[0], [0], [0], [0]]), 4)  # t = 0.75 / 0.25 = 3, three degrees of freedom
+    0.0577
+    """
+    each = [_mean(x) - _mean(y) for x, y in zip(a, b, strict=True)]
+    mean, df = _mean(each), len(each) - 1
+    if df < 1:
+        return 1.0
+    error = math.sqrt(math.fsum((v - mean) ** 2 for v in each) / df / len(each))
+    if error == 0.0:
+        return 0.0 if mean else 1.0
+    return 2.0 * _upper_tail(abs(mean) / error, df)
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """The p of each of several comparisons, corrected so that the chance of any false one stays what it says.
+
+    Source: Holm, Scand. J. Stat. 6 (1979).
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    found, least = [0.0] * len(ps), 0.0
+    for rank, at in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
+        least = max(least, min(1.0, (len(ps) - rank) * ps[at]))
+        found[at] = least
+    return found
 
 
 def slope_interval(xs: Sequence[float], ys: Sequence[float], confidence: float = 0.95) -> Interval:
@@ -118,6 +215,21 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     if not (0 <= c <= n and 1 <= k <= n):
         raise ValueError(f"n {n}, c {c}, k {k}; expected 0 <= c <= n and 1 <= k <= n")
     return 1.0 - math.comb(n - c, k) / math.comb(n, k)
+
+
+def best_at_k(scores: Sequence[float], k: int) -> float:
+    """The unbiased mean of the best of k samples, from n scores: over all subsets of k, which for scores of 0 and 1 is pass@k.
+
+    Raises: ValueError unless 1 <= k <= n.
+
+    >>> best_at_k([0.0, 0.5, 1.0], 2)  # the best of the three pairs are 0.5, 1 and 1
+    0.8333333333333334
+    """
+    n = len(scores)
+    if not 1 <= k <= n:
+        raise ValueError(f"n {n}, k {k}; expected 1 <= k <= n")
+    below = sorted(scores)
+    return math.fsum(math.comb(i, k - 1) * below[i] for i in range(k - 1, n)) / math.comb(n, k)
 
 
 def running_mean(values: Sequence[float], reach: int) -> list[float]:

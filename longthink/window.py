@@ -8,7 +8,7 @@ import numpy as np
 
 from longthink.stats import Interval, mean_interval
 
-__all__ = ["Recommendation", "WindowCurve", "geometric_cutoffs", "recommend", "window_curve"]
+__all__ = ["Recommendation", "WindowCurve", "geometric_cutoffs", "next_windows", "recommend", "window_curve"]
 
 CORRECT = 0.5  # verifiers answer 0 or 1; a score above the middle counts as correct
 TAPERED = 0.5  # a gain below this share of the steepest is no longer steep
@@ -102,6 +102,18 @@ def recommend(curve: WindowCurve, max_window: int) -> Recommendation:
             why += f"; accuracy there is {reached[i]:.1%} of a final {final:.1%}"
             return Recommendation(cutoffs[i], False, why)
     return Recommendation(max_window, True, f"the gain does not taper off before {cutoffs[-1]} tokens")
+
+
+def next_windows(plan: Recommendation, full: int) -> list[int]:
+    """The recommended window, and from there twice as much each time up to the full one.
+
+    >>> next_windows(Recommendation(96, False, ""), 256), next_windows(Recommendation(256, True, ""), 256)
+    ([96, 192, 256], [256])
+    """
+    windows = [full] if plan.direct else [plan.window]
+    while windows[-1] < full:
+        windows.append(min(2 * windows[-1], full))
+    return windows
 
 
 def _gains(cutoffs: Sequence[int], reached: Sequence[float]) -> list[float]:

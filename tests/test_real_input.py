@@ -114,12 +114,12 @@ def test_eval_on_benchmark_files(tmp_path: Path, name: str, capsys: pytest.Captu
         pytest.skip("no local copy of the benchmark")
     model = random_qwen2(tmp_path / "model", ["Find the value of x in 2x + 3 = 11."], seed=1)
     out = tmp_path / "eval"
-    arguments = ["--on", str(path), "-n", "2", "--problems", "5", "--window", "32", "--out", str(out), "--suffix", SUFFIX]
+    arguments = ["--on", str(path), "-n", "2", "--problems", "5", "--window", "32", "--out", str(out)]
     small = ["--set", "model.processes=1", "--set", "model.dtype=float32", "--set", "model.threads=1"]
     assert main(["eval", str(model), *arguments, *small]) == 0
-    stem = name.split(".")[0]
-    summary = json.loads((out / f"{stem}.eval.json").read_text())
-    assert (summary["problems"], summary["samples"]) == (5, 2)
+    summary = json.loads((out / "summary.json").read_text())[name.split(".")[0]]
+    assert (summary["problems"], summary["n"]) == (5, [2, 2])
     assert 0.0 <= summary["low"] <= summary["accuracy"] <= summary["high"] <= 1.0
-    assert len((out / f"{stem}.samples.jsonl").read_text().splitlines()) == 10
-    assert "avg@2" in capsys.readouterr().out
+    assert len((out / "samples.jsonl").read_text().splitlines()) == 10
+    assert SUFFIX in (out / "problems.jsonl").read_text().replace("\\\\", "\\")
+    assert "pass@n" in capsys.readouterr().out

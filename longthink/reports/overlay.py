@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from longthink import storage
 from longthink.errors import RecipeError
-from longthink.reports.page import BLUE, GREEN, GREY, ORANGE, PURPLE, document, figure, rows_table
+from longthink.reports.page import COLOURS, document, figure, rows_table
 from longthink.reports.record import Record, read_record
 from longthink.stats import mean_interval, running_mean
 
@@ -33,7 +33,6 @@ PANELS = (  # title, metric, label, factor
     ("Groups without a signal", "group/constant_share", "% of groups", 100),
 )
 LINES = ("-", "--", ":")
-COLOURS = (BLUE, ORANGE, GREEN, PURPLE, GREY)
 GRID = 200  # points of a band
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["BLUE", "GREEN", "GREY", "ORANGE", "PURPLE", "document", "figure", "rows_table"]
+__all__ = ["BLUE", "COLOURS", "GREEN", "GREY", "ORANGE", "PURPLE", "STYLE", "document", "figure", "rows_table"]
 
 # apart for colour-blind readers too
 BLUE = "#0072b2"
@@ -17,6 +17,7 @@ GREEN = "#00805c"
 ORANGE = "#c65100"
 PURPLE = "#8a5aa8"
 GREY = "#767676"
+COLOURS = (BLUE, ORANGE, GREEN, PURPLE, GREY)
 WIDTH, HEIGHT = 4.6, 2.6  # inches of a figure: its 9-point text stays readable at the width of a phone
 STYLE: dict[str, Any] = {
     **{"svg.fonttype": "none", "font.size": 9, "legend.fontsize": 8, "legend.frameon": False, "lines.linewidth": 1.6},
@@ -79,6 +80,7 @@ def figure(title: str, note: str, labels: tuple[str, str], draw: Callable[["Axes
         figure.savefig(out, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     drawing = out.getvalue().partition("<svg")[2].partition(">")[2]
     drawing = re.sub(r'<g id="[^"]*"', "<g", re.sub(r" font-family: [^;]*;", "", drawing))
+    title = html.escape(title)
     start = f'<svg viewBox="0 0 {72 * WIDTH:g} {72 * HEIGHT:g}" role="img" aria-label="{title}">'
     below = f"<p>{html.escape(after)}</p>" if after else ""
     return f"<figure><figcaption><b>{title}</b>{note}</figcaption>{start}{drawing}{below}</figure>"

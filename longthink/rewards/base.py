@@ -1,7 +1,7 @@
 """The interface of a reward: one rollout in, one verdict out, no state between calls."""
 
 from abc import abstractmethod
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -21,6 +21,9 @@ class Reward(Part):
     A response without an answer in its place scores 0; what it would have scored by a guess at its answer is kept in
     `detail["lenient"]`, never as a reward: learning the format and learning the task can be told apart by it.
     """
+
+    answers_are_golds: ClassVar[bool] = False
+    """Whether an answer can stand as a gold, so that two answers can be compared."""
 
     think: Think = "optional"
     deadline_s: float = Field(5.0, gt=0, description="seconds a verdict may take")

@@ -1,7 +1,7 @@
 """Multiple choice: the letter of an option, or its text."""
 
 import re
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from pydantic import Field
 
@@ -42,6 +42,7 @@ class Choice(Reward):
     Source: the STEM questions of NVIDIA's section 2.
     """
 
+    answers_are_golds: ClassVar[bool] = True
     tolerance: float = Field(0.01, ge=0, lt=1, description="relative, for an option given by its number")
 
     def read(self, gold: Any) -> list[Option]:

@@ -24,8 +24,9 @@ class Countdown(Reward):
 
     An `<answer>…</answer>` pair, if there is one after the thinking, holds the expression (the last pair
     counts); otherwise the whole rest does, unless `tags` are required. Division is exact.
-    Gold: {"numbers": [...], "target": t}. `credit` is what a wrong answer is worth: nothing; `tinyzero` 0.1
-    for any answer; `reasoning_gym` 0.05 for arithmetic and 0.01 for anything else, a missing answer included.
+    Gold: {"numbers": [...], "target": t}; numbers may be text with commas. `credit` is what a wrong answer is worth:
+    nothing; `tinyzero` 0.1 for any answer; `reasoning_gym` 0.05 for arithmetic and 0.01 for anything else, a missing answer
+    included.
     Source: TinyZero's and reasoning-gym's rules, which compare within 1e-5 and 1e-6 what is exact here.
     """
 
@@ -36,7 +37,8 @@ class Countdown(Reward):
         gold = json.loads(gold) if isinstance(gold, str) else gold
         if not isinstance(gold, dict) or not {"numbers", "target"} <= set(gold):
             raise TypeError('expected {"numbers": [...], "target": t}')
-        return sorted(int(n) for n in gold["numbers"]), Fraction(str(gold["target"]))
+        numbers = gold["numbers"].split(",") if isinstance(gold["numbers"], str) else gold["numbers"]
+        return sorted(int(n) for n in numbers), Fraction(str(gold["target"]))
 
     def extract(self, response: str) -> str | None:
         region = answer_region(response, self.think)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -39,6 +39,7 @@ class Math(Reward):
     cannot show equal is unequal. Source: math-verify for the algebra of `ours`, without its known false positives.
     """
 
+    answers_are_golds: ClassVar[bool] = True
     grader: Literal["ours", "deepscaler", "math_verify", "either", "both"] = "ours"
     scope: Literal["answer", "deepscaler", "whole"] = "answer"
     max_chars: int = Field(MAX_CHARS, ge=1)

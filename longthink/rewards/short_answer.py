@@ -1,6 +1,6 @@
 """Short answers of the sciences: a number with its unit, a few words, or a formula."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -25,6 +25,7 @@ class ShortAnswer(Reward):
     verifier. Source: the STEM answers of NVIDIA's section 2, which leaves the comparison open.
     """
 
+    answers_are_golds: ClassVar[bool] = True
     tolerance: float = Field(0.01, ge=0, lt=1, description="relative; 1 % is what rounding to two digits costs")
 
     def prepare(self) -> None:

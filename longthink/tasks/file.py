@@ -6,7 +6,7 @@ import math
 import re
 import zlib
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
@@ -40,11 +40,12 @@ MAX_FILES = 256  # kept in memory: the domains of a mixture are walked in turn
 
 
 class Row(NamedTuple):
-    """One row of a file, checked: its number in the file, chat messages and the gold answer."""
+    """One row of a file, checked: its number in the file, chat messages, the gold answer and the columns kept."""
 
     number: int
     messages: tuple[dict[str, str], ...]
     gold: Any
+    kept: dict[str, Any]
 
 
 class File(Task):
@@ -74,6 +75,12 @@ class File(Task):
     empty_golds: Literal["error", "drop"] = Field("error", description="what to do with a row whose gold is empty")
     prompt_column: str = Field("", description="dotted for a nested column; empty looks for the usual names")
     gold_column: str = Field("", description="dotted for a nested column; empty looks for the usual names")
+    gold_fields: dict[str, str] = Field({}, description="a gold that is a table: its fields and the columns they are taken from")
+    template: str = Field("", description="the prompt as a text with {column} in it, in place of a prompt column")
+    choices: tuple[str, ...] = Field(
+        (), description="columns of the options of a multiple choice, the right one first: shown in an order drawn for each row"
+    )
+    keep: tuple[str, ...] = Field((), description="columns that go into a problem's meta")
 
     @model_validator(mode="after")
     def _known_prompt(self) -> Self:
@@ -81,6 +88,10 @@ class File(Task):
             raise ValueError(f"prompt is {self.prompt!r}, {nearest(self.prompt, list(PROMPTS))}")
         if self.prompt and PROMPTS[self.prompt].text and (self.system or self.prompt_suffix):
             raise ValueError(f"prompt {self.prompt!r} is a whole text; expected no system and no prompt_suffix beside it")
+        if bool(self.gold_column) + bool(self.gold_fields) + bool(self.choices) > 1:
+            raise ValueError("a gold comes from gold_column, from gold_fields or from choices; expected one of them")
+        if self.template and self.prompt_column:
+            raise ValueError("template stands in place of a prompt column; expected one of them")
         return self
 
     def size(self, split: str) -> int | None:
@@ -91,9 +102,9 @@ class File(Task):
         epoch, place = divmod(index, len(rows))
         if self.shuffle and split == "train":
             place = int(_order(self.seed, len(rows), epoch)[place])
-        number, messages, gold = rows[place]
+        number, messages, gold, kept = rows[place]
         stem = Path(getattr(self, split).removesuffix(".gz")).stem
-        return Problem(id=f"{stem}:{number}", prompt=self._prompt(messages), gold=gold, meta={"row": number})
+        return Problem(id=f"{stem}:{number}", prompt=self._prompt(messages), gold=gold, meta={"row": number} | kept)
 
     def _rows(self, split: str) -> tuple[Row, ...]:
         if split not in SPLITS:
@@ -108,8 +119,7 @@ class File(Task):
             raise TaskError(
                 f"{path}: {e.strerror or e}; expected a {FORMATS} file (relative paths start at {Path.cwd()}), fix task.{split}"
             ) from None
-        fields = self.model_dump(include={"limit", "empty_golds", "prompt_column", "gold_column"})
-        rows = _load(path, changed, **fields)
+        rows = _load(path, changed, self.model_dump_json(exclude=set(SPLITS)))
         if self.prompt and PROMPTS[self.prompt].text:
             talk = next((row.number for row in rows if sum(m["role"] != "system" for m in row.messages) > 1), None)
             if talk is not None:
@@ -136,22 +146,32 @@ def _order(seed: int, size: int, epoch: int) -> Ints:
 
 
 @lru_cache(maxsize=MAX_FILES)
-def _load(path: Path, changed: int, *, limit: int, empty_golds: str, prompt_column: str, gold_column: str) -> tuple[Row, ...]:
-    """The rows to use among the first `limit`; `changed` only makes an edited file a new entry of the cache."""
-    table = _read(path)[: limit or None]
+def _load(path: Path, changed: int, asked: str) -> tuple[Row, ...]:
+    """The rows to use, by a task as JSON; `changed` only makes an edited file a new entry of the cache."""
+    how = File.model_validate_json(asked)
+    table = _read(path)[: how.limit or None]
     if not table:
         raise TaskError(f"{path}: the data set is empty; expected at least one row")
     for number, row in enumerate(table):
         if not isinstance(row, Mapping):
             raise TaskError(f"{path}: row {number} is {_short(row)}; expected an object with named columns")
-    prompts = _column(path, table, prompt_column, "prompt")
-    golds = [_clean_gold(gold) for gold in _column(path, table, gold_column, "gold")]
+    prompts = _filled(path, table, how.template) if how.template else _column(path, table, how.prompt_column, "prompt")
+    golds: list[Any]
+    if how.choices:
+        prompts, golds = _with_choices(path, table, prompts, how)
+    elif how.gold_fields:
+        columns = {field: _column(path, table, column, "gold") for field, column in how.gold_fields.items()}
+        golds = [{field: values[i] for field, values in columns.items()} for i in range(len(table))]
+    else:
+        golds = [_clean_gold(gold) for gold in _column(path, table, how.gold_column, "gold")]
+    kept = {name: _column(path, table, name, "kept") for name in how.keep}
     rows = []
     for number, (prompt, gold) in enumerate(zip(prompts, golds, strict=True)):
         where = f"{path}: row {number}"
-        if gold is None and empty_golds == "drop":
+        if gold is None and how.empty_golds == "drop":
             continue
-        rows.append(Row(number, _messages(where, prompt), _checked_gold(where, gold)))
+        meta = {name: values[number] for name, values in kept.items()}
+        rows.append(Row(number, _messages(where, prompt), _checked_gold(where, gold), meta))
     if not rows:
         raise TaskError(f"{path}: the golds of all {len(table)} rows are empty; name another column in task.gold_column")
     return tuple(rows)
@@ -209,7 +229,7 @@ def _read_parquet(path: Path) -> list[Any]:
 
 def _column(path: Path, table: Sequence[Mapping[str, Any]], named: str, what: str) -> list[Any]:
     """The prompt or gold column, found once for the whole file. Raises: TaskError for the first row without it."""
-    usual = PROMPT_COLUMNS if what == "prompt" else GOLD_COLUMNS
+    usual = {"prompt": PROMPT_COLUMNS, "gold": GOLD_COLUMNS}.get(what, ())
     names = (named,) if named else usual
     held = (n for n in names if any(_clean_gold(_lookup(row, n)) is not None for row in table))
     present = (n for n in names if _lookup(table[0], n) is not MISSING)
@@ -222,6 +242,32 @@ def _column(path: Path, table: Sequence[Mapping[str, Any]], named: str, what: st
             f"expected {name or ' or '.join(names)} (task.{what}_column names another)"
         )
     return values
+
+
+def _filled(path: Path, table: Sequence[Mapping[str, Any]], template: str) -> list[str]:
+    """The template with each row's values in place of {column}; braces around anything else stay as they are."""
+    names = dict.fromkeys(name for name in re.findall(r"\{([^{}]+)\}", template) if _lookup(table[0], name) is not MISSING)
+    if not names:
+        raise TaskError(f"{path}: the template names no column; got columns {', '.join(table[0])}; expected one as {{column}}")
+    columns = {name: _column(path, table, name, "prompt") for name in names}
+    pattern = re.compile("|".join(re.escape(f"{{{name}}}") for name in names))
+    return [pattern.sub(partial(_value, columns, i), template) for i in range(len(table))]
+
+
+def _value(columns: Mapping[str, Sequence[Any]], row: int, found: re.Match[str]) -> str:
+    return str(columns[found[0][1:-1]][row])
+
+
+def _with_choices(path: Path, table: Sequence[Mapping[str, Any]], prompts: list[Any], how: File) -> tuple[list[str], list[str]]:
+    """The questions with their options behind them, each as `A) …` on its own line, and the letters of the right ones."""
+    columns = [_column(path, table, name, "choice") for name in how.choices]
+    texts, golds = [], []
+    for i, prompt in enumerate(prompts):
+        order = rng(how.seed, "choices", i).permutation(len(columns)).tolist()
+        options = "\n".join(f"{chr(65 + place)}) {str(columns[at][i]).strip()}" for place, at in enumerate(order))
+        texts.append(f"{str(prompt).strip()}\n\n{options}")
+        golds.append(chr(65 + order.index(0)))
+    return texts, golds
 
 
 def _lookup(row: Mapping[str, Any], column: str) -> Any:

@@ -1,0 +1,103 @@
+"""An exhibit: what an analysis found, as words, a table and a drawing; written as csv, png and part of one page."""
+
+import csv
+import html
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from longthink import storage
+from longthink.reports.page import STYLE, document, figure, rows_table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["Exhibit", "shown", "write_exhibits"]
+
+PNG_SIZE, PNG_DPI = (6.4, 4.0), 160
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """`name` is the stem of its files. `rows` hold numbers as they are; None is an empty cell. `said` is the finding in words."""
+
+    name: str
+    title: str
+    note: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    said: str = ""
+    labels: tuple[str, str] = ("", "")
+    draw: "Callable[[Axes], None] | None" = None
+
+    def text(self) -> str:
+        """The exhibit for a terminal."""
+        cells = [list(self.columns), *([shown(v) for v in row] for row in self.rows)]
+        widths = [max(len(row[i]) for row in cells) for i in range(len(self.columns))]
+        lines = ["  ".join([row[0].ljust(widths[0]), *(map(str.rjust, row[1:], widths[1:]))]).rstrip() for row in cells]
+        return "\n".join(filter(None, [self.title, *lines, self.said]))
+
+
+def shown(value: Any) -> str:
+    """A cell as people read it: four digits of a fraction, whole numbers with commas, "-" for what is missing.
+
+    >>> [shown(v) for v in (0.123456, 12345.678, 1234, None, "x", 61.25)]
+    ['0.1235', '12,346', '1,234', '-', 'x', '61.25']
+    """
+    if value is None:
+        return "-"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 1000 else f"{value:.4g}"
+
+
+def write_exhibits(folder: Path, title: str, facts: Sequence[str], exhibits: Sequence[Exhibit]) -> Path:
+    """Write each exhibit's csv and png, and all of them on one page, which is returned."""
+    storage.make_folder(folder)
+    body = []
+    for exhibit in exhibits:
+        storage.replace_file(folder / f"{exhibit.name}.csv", _csv(exhibit).encode("utf-8", "replace"))
+        if exhibit.draw:
+            storage.replace_file(folder / f"{exhibit.name}.png", _png(exhibit))
+        body.append(_section(exhibit))
+    page = folder / "report.html"
+    storage.replace_file(page, document(title, facts, "".join(body)).encode("utf-8", "replace"))
+    return page
+
+
+def _csv(exhibit: Exhibit) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerows([exhibit.columns, *exhibit.rows])
+    return out.getvalue()
+
+
+def _png(exhibit: Exhibit) -> bytes:
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    assert exhibit.draw is not None
+    with rc_context(STYLE):
+        drawing = Figure(figsize=PNG_SIZE, layout="constrained")
+        axes = drawing.add_subplot()
+        exhibit.draw(axes)
+        axes.set(xlabel=exhibit.labels[0], ylabel=exhibit.labels[1])
+        axes.set_title(exhibit.title, loc="left", fontsize=10)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=8)
+        out = io.BytesIO()
+        drawing.savefig(out, format="png", dpi=PNG_DPI, metadata={"Software": None})
+    return out.getvalue()
+
+
+def _section(exhibit: Exhibit) -> str:
+    said = f'<p class="verdict">{html.escape(exhibit.said)}</p>' if exhibit.said else ""
+    drawing = figure(exhibit.title, html.escape(exhibit.note), exhibit.labels, exhibit.draw) if exhibit.draw else ""
+    columns = [html.escape(c) for c in exhibit.columns]
+    numbers = rows_table("numbers", columns, [[shown(v) for v in row] for row in exhibit.rows])
+    folded = f"<details><summary>{len(exhibit.rows)} rows, also in {exhibit.name}.csv</summary>{numbers}</details>"
+    anchor = re.sub(r"[^a-z0-9]+", "-", exhibit.name.lower())
+    return f'<h2 id="{anchor}">{html.escape(exhibit.title)}</h2>{said}{drawing}{folded if exhibit.draw else numbers}'

@@ -1,0 +1,203 @@
+"""A model behind an OpenAI-compatible server, as an engine: requests go out side by side, failures are tried again."""
+
+import http.client
+import json
+import os
+import queue
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from longthink.errors import EngineError
+from longthink.types import Request, Rollout, RolloutId, Segment
+
+__all__ = ["ServedEngine"]
+
+UNKNOWN = -1  # in place of token ids a server does not tell
+PAUSE_S = (0.5, 30.0)  # between attempts: the first and the longest
+MAX_REPLY = 256 << 20  # bytes
+CHUNK = 1 << 16
+SEEDS = 1 << 63  # what the protocol has room for
+HOPELESS = 8  # failures in a row after which nothing more is asked
+
+
+class Refused(Exception):
+    """What no second attempt can mend."""
+
+
+class ServedEngine:
+    """`address` is a server's, up to and with /v1; at most `concurrency` requests are out at a time.
+
+    A reply that is late (`timeout_s` in all, however slowly it comes), cut short, not JSON, 408, 429 or 5xx is asked for
+    again, up to `attempts` times with growing pauses. What then still fails, or is refused (any other 4xx), is kept back,
+    and when all others have ended EngineError says how many and why: nothing that came is lost. Tokens are the server's
+    count (usage.completion_tokens); their ids are unknown. `reasoning_content` is put back between <think> and </think>.
+    The key is OPENAI_API_KEY's, where it is set.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        model: str = "",
+        *,
+        concurrency: int = 32,
+        timeout_s: float = 1800.0,
+        attempts: int = 5,
+        notice: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.address, self.concurrency, self.timeout_s, self.attempts = address.rstrip("/"), concurrency, timeout_s, attempts
+        self.notice = notice
+        self._waiting: deque[Request] = deque()
+        self._out = 0
+        self._jobs: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[tuple[Request, dict[str, Any] | str]] = queue.SimpleQueue()
+        self._ended = threading.Event()
+        self.model = model or self._only_model()
+        for number in range(concurrency):
+            threading.Thread(target=self._work, daemon=True, name=f"served-{number}").start()
+
+    def close(self) -> None:
+        """Let the threads go; what is out is not waited for."""
+        self._ended.set()
+        for _ in range(self.concurrency):
+            self._jobs.put(None)
+
+    # -- the stream ---------------------------------------------------------------------------------------------------
+
+    def submit(self, request: Request) -> None:
+        self._waiting.append(request)
+
+    def finished(self) -> Iterator[Rollout]:
+        failed: list[str] = []
+        in_a_row = 0
+        while self._waiting or self._out:
+            while self._waiting and self._out < self.concurrency:
+                self._jobs.put(self._waiting.popleft())
+                self._out += 1
+            request, found = self._results.get()
+            self._out -= 1
+            if isinstance(found, str):
+                failed.append(found)
+                in_a_row += 1
+                if in_a_row >= max(HOPELESS, self.concurrency):
+                    self._waiting.clear()
+            else:
+                in_a_row = 0
+                yield self._rollout(request, found)
+        if failed:
+            raise EngineError(
+                f"{self.address}: {len(failed)} request{'s' * (len(failed) > 1)} failed, the first: {failed[0]}. What was "
+                "answered is kept; the same command asks for the rest"
+            )
+
+    def abort(self, id: RolloutId) -> Rollout:
+        """Take a request out that has not gone to the server. Raises: EngineError for another."""
+        for request in self._waiting:
+            if request.id == id:
+                self._waiting.remove(request)
+                return self._rollout(request, {"text": "", "tokens": 0, "finish_reason": "aborted"})
+        raise EngineError(f"rollout {tuple(id)} is with the server or was never submitted")
+
+    def _rollout(self, request: Request, found: dict[str, Any]) -> Rollout:
+        ids = np.full(found["tokens"], UNKNOWN, np.int64)
+        segments = (Segment("policy", ids),)
+        settings = (found["finish_reason"], request.sampling, request.max_tokens, found["text"])
+        return Rollout(request.id, request.problem, request.prompt_ids, segments, *settings)
+
+    # -- the wire -----------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while (request := self._jobs.get()) is not None:
+            self._results.put((request, self._answered(request)))
+
+    def _answered(self, request: Request) -> dict[str, Any] | str:
+        path, body = self._asked(request)
+        pause, why = PAUSE_S[0], ""
+        for attempt in range(self.attempts):
+            try:
+                return _read(self._ask(path, body))
+            except Refused as e:
+                return f"refused: {e}"
+            except (OSError, http.client.HTTPException, ValueError, KeyError, IndexError, TypeError) as e:
+                why = f"{type(e).__name__}: {e}"[:300]
+            if attempt == 0:
+                self.notice(f"{self.address}: {why}; asking again")
+            if self._ended.wait(pause):
+                break
+            pause = min(2 * pause, PAUSE_S[1])
+        return f"no usable reply in {self.attempts} attempts ({why})"
+
+    def _asked(self, request: Request) -> tuple[str, dict[str, Any]]:
+        sampling, messages = request.sampling, request.problem.prompt
+        body: dict[str, Any] = {"model": self.model, "max_tokens": request.max_tokens, "temperature": sampling.temperature}
+        body |= {"top_p": sampling.top_p, "seed": request.seed % SEEDS}
+        body |= {"top_k": sampling.top_k} if sampling.top_k else {}
+        if messages[0]["role"] == "text":
+            return "/completions", body | {"prompt": messages[0]["content"]}
+        return "/chat/completions", body | {"messages": [dict(m) for m in messages]}
+
+    def _ask(self, path: str, body: dict[str, Any] | None) -> Any:
+        """The reply as JSON. Raises: Refused for what another attempt cannot mend, others for what it may."""
+        headers = {"Content-Type": "application/json"}
+        if key := os.environ.get("OPENAI_API_KEY"):
+            headers["Authorization"] = f"Bearer {key}"
+        data = None if body is None else json.dumps(body).encode()
+        until = time.monotonic() + self.timeout_s
+        try:
+            with urllib.request.urlopen(
+                urllib.request.Request(self.address + path, data, headers), timeout=self.timeout_s
+            ) as reply:
+                return json.loads(_whole(reply, until))
+        except urllib.error.HTTPError as e:
+            said = e.read(2000).decode(errors="replace").strip()[:300]
+            if e.code in (408, 425, 429) or e.code >= 500:
+                raise OSError(f"HTTP {e.code}: {said}") from None
+            raise Refused(f"HTTP {e.code}: {said}") from None
+        except urllib.error.URLError as e:
+            raise OSError(str(e.reason)) from None
+
+    def _only_model(self) -> str:
+        """The name of the one model the server has. Raises: EngineError where it does not answer or has several."""
+        try:
+            names = [str(m["id"]) for m in self._ask("/models", None)["data"]]
+        except (OSError, http.client.HTTPException, Refused, ValueError, KeyError, TypeError) as e:
+            raise EngineError(
+                f"{self.address}: no OpenAI-compatible server answers there ({e}); expected http://host:port/v1"
+            ) from None
+        if len(names) != 1:
+            raise EngineError(f"{self.address} serves {', '.join(names) or 'no model'}; name one with --served-model")
+        return names[0]
+
+
+def _whole(reply: Any, until: float) -> bytes:
+    """All that is sent, read with an eye on the clock: a server that drips is late too."""
+    found = bytearray()
+    while chunk := reply.read1(CHUNK):
+        found += chunk
+        if time.monotonic() > until:
+            raise TimeoutError("the reply took too long")
+        if len(found) > MAX_REPLY:
+            raise ValueError(f"a reply of more than {MAX_REPLY >> 20} MiB")
+    length = reply.headers.get("Content-Length")
+    if length is not None and int(length) != len(found):
+        raise http.client.IncompleteRead(bytes(found), int(length) - len(found))
+    return bytes(found)
+
+
+def _read(reply: dict[str, Any]) -> dict[str, Any]:
+    """Text, tokens and finish reason of a reply."""
+    choice = reply["choices"][0]
+    message = choice.get("message") or {}
+    text = choice["text"] if "text" in choice else message["content"] or ""
+    if thought := message.get("reasoning_content") or message.get("reasoning"):
+        text = f"<think>{thought}</think>{text}"
+    if not isinstance(text, str):
+        raise TypeError(f"the text is {type(text).__name__}")
+    reason = "length" if choice.get("finish_reason") == "length" else "stop"
+    return {"text": text, "tokens": int(reply["usage"]["completion_tokens"]), "finish_reason": reason}

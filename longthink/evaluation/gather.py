@@ -1,0 +1,83 @@
+"""What can be compared: evaluations by their folders, and a run by the validations it took on its way."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from longthink import storage
+from longthink.errors import CheckpointError, TaskError
+from longthink.evaluation.results import Answers, Evaluated, Sample, is_evaluation, read_evaluation
+
+__all__ = ["common_sets", "gather"]
+
+VALIDATION = re.compile(r"step_(\d+)\.validation(?:\.(.+))?\.jsonl")
+
+
+def gather(paths: Sequence[Path]) -> list[Evaluated]:
+    """The evaluations these paths hold, in order: a folder of one, or a run's validations, one for each step it has.
+
+    Two of the same name are told apart by the folder above. Raises: CheckpointError for a folder that is neither.
+    """
+    found: list[Evaluated] = []
+    for path in paths:
+        if is_evaluation(path):
+            found.append(read_evaluation(path))
+        elif (path / "rollouts").is_dir():
+            found += _validations(path)
+        else:
+            raise CheckpointError(f"{path}: neither an evaluation nor a run; expected the folder of `longthink eval` or `train`")
+    names = [e.name for e in found]
+    return [
+        Evaluated(e.folder, {**e.facts, "name": f"{e.folder.resolve().parent.name}/{e.name}"}, e.sets)
+        if names.count(e.name) > 1
+        else e
+        for e in found
+    ]
+
+
+def common_sets(found: Sequence[Evaluated]) -> list[str]:
+    """The benchmarks all have. Raises: TaskError where there is none, or where one name stands for different problems."""
+    names = [name for name in found[0].sets if all(name in e.sets for e in found)]
+    if not names:
+        held = "; ".join(f"{e.name}: {', '.join(e.sets)}" for e in found)
+        raise TaskError(f"no benchmark is common to all ({held}); evaluate them on the same --on")
+    for name in names:
+        ids = [[p["id"] for p in e.sets[name].problems] for e in found]
+        odd = next((e for e, own in zip(found, ids, strict=True) if own != ids[0]), None)
+        if odd is not None:
+            raise TaskError(
+                f"{name}: {odd.name} was evaluated on other problems than {found[0].name} ({len(odd.sets[name].problems)} and "
+                f"{len(ids[0])}); give both the same rows and --problems"
+            )
+    return names
+
+
+def _validations(run: Path) -> list[Evaluated]:
+    """A run's validations, those of the step it begins with first. Raises: CheckpointError for a run without one."""
+    steps: dict[int, dict[str, list[dict[str, Any]]]] = {}
+    for path in sorted((run / "rollouts").glob("step_*.validation*.jsonl")):
+        if named := VALIDATION.fullmatch(path.name):
+            for row in storage.read_lines(path):
+                name = "/".join(filter(None, (named[2], row["domain"]))) or "validation"
+                steps.setdefault(int(named[1]), {}).setdefault(name, []).append(row)
+    if not steps:
+        raise CheckpointError(f"{run}: the run has no validation to compare; set validation.every in its recipe")
+    found = []
+    for step, sets in sorted(steps.items()):
+        windows = {row["window"] for rows in sets.values() for row in rows}
+        facts = {"name": f"step {step}", "model": f"{run}@{step}", "window": max(windows), "step": step}
+        found.append(Evaluated(run, facts, {name: _answers(name, rows) for name, rows in sets.items()}))
+    return found
+
+
+def _answers(name: str, rows: Sequence[dict[str, Any]]) -> Answers:
+    numbers = {group: i for i, group in enumerate(sorted({row["group"] for row in rows}))}
+    problems: list[dict[str, Any]] = [{} for _ in numbers]
+    samples: list[list[Sample]] = [[] for _ in numbers]
+    for row in rows:
+        at, verdict = numbers[row["group"]], row["verdict"]
+        problems[at] = {"id": row["problem"], "prompt": row["prompt"], "gold": None}
+        graded = (verdict["score"], verdict["status"], verdict["extracted"], verdict["detail"].get("lenient"))
+        samples[at].append(Sample(row["sample"], row["text"], len(row["response_ids"]), row["finish_reason"], *graded))
+    return Answers(name, {}, problems, samples)

@@ -1,0 +1,120 @@
+"""What can be evaluated: a model folder with the embedded engine, or a model behind an OpenAI-compatible server."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from longthink import storage
+from longthink.engines.base import Stream
+from longthink.errors import RecipeError
+from longthink.types import Ints, Problem, Rollout
+
+__all__ = ["Model", "open_model"]
+
+NO_IDS = np.zeros(0, np.int64)
+
+
+class Model(Protocol):
+    """An engine, what it takes to ask it, and what an evaluation's record says of it."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]: ...
+    @property
+    def engine(self) -> Stream: ...
+
+    def prompt(self, problem: Problem) -> Ints:
+        """The prompt as the engine wants it. Raises: RecipeError where it leaves no room for the window."""
+        ...
+
+    def text(self, rollout: Rollout) -> str:
+        """What the engine has written."""
+        ...
+
+
+class LocalModel:
+    """A Hugging Face folder; `table` holds engine and model settings, as in a recipe."""
+
+    def __init__(self, path: str, table: dict[str, Any], window: int) -> None:
+        from longthink.clusters.local import LocalCluster
+        from longthink.folder import ModelFolder
+        from longthink.machine import resolve
+        from longthink.recipe import parse_recipe
+
+        self.window, folder = window, ModelFolder(path)
+        whole = {"name": "eval", "task": {"kind": "countdown"}, "reward": {"kind": "countdown"}, "rollout": {"window": window}}
+        recipe = resolve(parse_recipe({**whole, **table, "model": {**table.get("model", {}), "path": path}}, "eval"))
+        self.tokenizer, self.positions = folder.tokenizer, folder.config.max_positions
+        self.facts = {"model": path, "weights": weights_hash(Path(path)), "dtype": recipe.model.dtype}
+        self.workers = recipe.workers
+        self.engine = self.cluster = LocalCluster(recipe)
+        self.cluster.evaluating = True
+
+    def prompt(self, problem: Problem) -> Ints:
+        ids = self.tokenizer.prompt_ids(problem)
+        if len(ids) + self.window > self.positions:
+            raise RecipeError(
+                f"the prompt of {problem.id} has {len(ids)} tokens and the window {self.window}, together more than the model's "
+                f"{self.positions} positions; give a smaller --window"
+            )
+        return ids
+
+    def text(self, rollout: Rollout) -> str:
+        return self.tokenizer.decode(rollout.response_ids)
+
+
+class ServedModel:
+    """A model behind an address."""
+
+    def __init__(self, address: str, name: str, concurrency: int, timeout_s: float, notice: Callable[[str], None]) -> None:
+        from longthink.engines.served import ServedEngine
+
+        self.engine = ServedEngine(address, name, concurrency=concurrency, timeout_s=timeout_s, notice=notice)
+        self.facts = {"model": self.engine.model, "server": address}
+
+    def prompt(self, problem: Problem) -> Ints:
+        return NO_IDS
+
+    def text(self, rollout: Rollout) -> str:
+        return rollout.text
+
+
+@contextmanager
+def open_model(
+    path: str,
+    *,
+    window: int,
+    table: dict[str, Any],
+    served: str,
+    concurrency: int,
+    timeout_s: float,
+    notice: Callable[[str], None],
+) -> Iterator[Model]:
+    """The model to evaluate, let go of at the end: a folder, or an address that begins with http.
+
+    Raises: ModelError, RecipeError, EngineError where it cannot be opened.
+    """
+    if path.startswith(("http://", "https://")):
+        remote = ServedModel(path, served, concurrency, timeout_s, notice)
+        try:
+            yield remote
+        finally:
+            remote.engine.close()
+        return
+    if served:
+        raise RecipeError(f"--served-model names a model of a server, and {path} is a folder; leave it out")
+    local = LocalModel(path, table, window)
+    try:
+        yield local
+    finally:
+        local.cluster.close()
+
+
+def weights_hash(folder: Path) -> str:
+    """A digest of the weights' and the config's hashes: what tells two checkpoints of one name apart."""
+    files = sorted([*folder.glob("*.safetensors"), folder / "config.json"])
+    return hashlib.sha256(json.dumps([[f.name, storage.file_hash(f)] for f in files]).encode()).hexdigest()[:16]

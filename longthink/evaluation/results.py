@@ -1,0 +1,143 @@
+"""An evaluation's folder: what was asked, every sample, and what they amount to.
+
+`eval.json` is written first and says what is asked of which model; `problems.jsonl` holds the problems, `samples.jsonl` a
+line for every sample, in the order they were decided until all are there, then in that of the problems; `summary.json` comes
+last.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from longthink import storage
+from longthink.errors import CheckpointError, TaskError
+from longthink.types import Rollout, Verdict
+
+__all__ = ["Answers", "Evaluated", "Sample", "is_evaluation", "read_evaluation", "sample_row"]
+
+FACTS, PROBLEMS, SAMPLES, SUMMARY = "eval.json", "problems.jsonl", "samples.jsonl", "summary.json"
+
+
+class Sample(NamedTuple):
+    """One response and its verdict. `score` is None where our side failed; `vote` names its class of answers, None for none."""
+
+    number: int
+    text: str
+    tokens: int
+    finish_reason: str
+    score: float | None
+    status: str
+    extracted: str | None = None
+    lenient: float | None = None
+    vote: int | None = None
+
+    @property
+    def solved(self) -> bool:
+        return (self.score or 0.0) >= 1.0
+
+    @property
+    def truncated(self) -> bool:
+        return self.finish_reason == "length"
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A benchmark's problems, with id, prompt, gold and maybe difficulty and category, and their samples, row by row."""
+
+    name: str
+    facts: Mapping[str, Any]
+    problems: Sequence[Mapping[str, Any]]
+    samples: Sequence[Sequence[Sample]]
+
+    @property
+    def graded(self) -> list[list[Sample]]:
+        """Each problem's samples that have a score; problems without one are left out."""
+        rows = [[s for s in row if s.score is not None] for row in self.samples]
+        return [row for row in rows if row]
+
+    @property
+    def ids(self) -> list[str]:
+        """The problems with a score, in the order of `scores`."""
+        return [str(p["id"]) for p, row in zip(self.problems, self.samples, strict=True) if any(s.score is not None for s in row)]
+
+    @property
+    def scores(self) -> list[list[float]]:
+        return [[s.score for s in row if s.score is not None] for row in self.graded]
+
+    @property
+    def every(self) -> list[Sample]:
+        """All samples."""
+        return [s for row in self.samples for s in row]
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """An evaluation read from its folder."""
+
+    folder: Path
+    facts: Mapping[str, Any]
+    sets: Mapping[str, Answers]
+
+    @property
+    def name(self) -> str:
+        """What figures call it."""
+        return str(self.facts.get("name") or self.folder.name)
+
+    @property
+    def window(self) -> int:
+        return int(self.facts["window"])
+
+
+def is_evaluation(folder: Path) -> bool:
+    """Whether `longthink eval` has written there."""
+    return (folder / FACTS).is_file()
+
+
+def sample_row(benchmark: str, problem: int, number: int, rollout: Rollout, verdict: Verdict) -> dict[str, Any]:
+    """A sample's line."""
+    row = {"benchmark": benchmark, "problem": problem, "sample": number, "tokens": rollout.num_tokens}
+    row |= {"finish_reason": rollout.finish_reason, "score": verdict.score, "status": verdict.status}
+    row |= {"extracted": verdict.extracted, "detail": json.loads(json.dumps(dict(verdict.detail), default=repr))}
+    return row | {"text": rollout.text}
+
+
+def read_evaluation(folder: Path) -> Evaluated:
+    """Raises: CheckpointError for a folder that is none or was changed; TaskError for one without a sample."""
+    facts = read_facts(folder)
+    problems = storage.read_lines(folder / PROBLEMS)
+    rows = storage.read_lines(folder / SAMPLES)
+    if not rows:
+        raise TaskError(f"{folder}: no sample is there yet; run the same `longthink eval` again")
+    sets: dict[str, Answers] = {}
+    try:
+        for name, what in facts["benchmarks"].items():
+            own = [p for p in problems if p["benchmark"] == name]
+            samples: list[list[Sample]] = [[] for _ in own]
+            for row in rows:
+                if row["benchmark"] == name:
+                    samples[row["problem"]].append(_sample(row))
+            sets[name] = Answers(name, what, own, [sorted(given, key=lambda s: s.number) for given in samples])
+        return Evaluated(folder, facts, sets)
+    except (KeyError, IndexError, TypeError, ValueError) as e:
+        raise CheckpointError(
+            f"{folder}: not as `longthink eval` writes it ({type(e).__name__}: {e}); evaluate into another"
+        ) from None
+
+
+def _sample(row: Mapping[str, Any]) -> Sample:
+    lenient = row["detail"].get("lenient")
+    verdict = (row["score"], row["status"], row["extracted"], lenient, row.get("vote"))
+    return Sample(int(row["sample"]), row["text"], int(row["tokens"]), row["finish_reason"], *verdict)
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What was asked. Raises: CheckpointError where there is nothing to be read."""
+    path = folder / FACTS
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder}: not an evaluation; expected the folder of a `longthink eval` ({FACTS} in it)") from None
+    except (ValueError, OSError) as e:
+        raise CheckpointError(f"{path}: cannot be read ({e}); evaluate into another folder") from None

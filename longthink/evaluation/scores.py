@@ -1,0 +1,101 @@
+"""What an evaluation's samples amount to: avg@n with two intervals, pass@k, maj@k, tokens, shares, and tables by label."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from statistics import fmean
+from typing import Any
+
+from longthink.errors import TaskError
+from longthink.evaluation.results import Answers, Sample
+from longthink.evaluation.until import plan
+from longthink.evaluation.votes import Ballot, majority_curve
+from longthink.stats import best_at_k, pass_at_k, score_interval
+
+__all__ = ["ballots", "outcomes", "summary", "tokens_of"]
+
+UNFINISHED = ("no_answer", "truncated")
+
+
+def summary(answers: Answers, seed: int, until: float = 0.0) -> dict[str, Any]:
+    """One benchmark's numbers. Problems weigh the same, whatever their number of samples.
+
+    `accuracy` is avg@n; `low` and `high` are for a new test like this one, `low_here` and `high_here` for this one sampled for
+    ever. `pass_at_k` for all k up to the fewest samples of a problem is of responses with the full score, `best_at_k` of
+    the scores themselves, `maj_at_k` by resampling. `completed` is the share of samples that ended with an answer. With `until`
+    the accuracy is the unbiased estimate of the share solved. Raises: TaskError where not one sample could be graded.
+    """
+    graded, every = answers.graded, answers.every
+    if not graded:
+        raise TaskError(f"{answers.name}: not one sample could be graded; look at their status and detail in samples.jsonl")
+    scores = answers.scores
+    n = min(map(len, scores))
+    new = score_interval(scores)
+    here = (plan(outcomes(answers), until).interval if until else None) or score_interval(scores, over="samples")
+    mean = here.mean
+    fractions = any(0.0 < s < 1.0 for row in scores for s in row)
+    found: dict[str, Any] = {
+        "accuracy": mean,
+        "low": min(new.low, mean),
+        "high": max(new.high, mean),
+        "low_here": here.low,
+        "high_here": here.high,
+        "problems": len(answers.samples),
+        "samples": len(every),
+        "n": [n, max(map(len, scores))],
+        "ungraded": len(every) - sum(map(len, graded)),
+        "tokens": tokens_of(graded),
+        "truncated": _mean_share(answers.samples, lambda s: s.truncated),
+        "completed": _mean_share(answers.samples, lambda s: s.status not in UNFINISHED),
+        "statuses": dict(sorted(Counter(s.status for s in every).items())),
+        "pass_at_k": [fmean(pass_at_k(len(r), sum(s >= 1.0 for s in r), k) for r in scores) for k in range(1, n + 1)],
+        "maj_at_k": majority_curve(ballots(graded), seed)._asdict(),
+    }
+    if fractions:
+        found["best_at_k"] = [fmean(best_at_k(r, k) for r in scores) for k in range(1, n + 1)]
+    for label in ("difficulty", "category"):
+        if table := _by_label(answers, label):
+            found[f"by_{label}"] = table
+    return found
+
+
+def tokens_of(rows: Sequence[Sequence[Sample]]) -> dict[str, float | None]:
+    """Mean tokens of a response: all (problems weigh the same), and of the solved and the other samples (samples do)."""
+    right = [s.tokens for row in rows for s in row if s.solved]
+    wrong = [s.tokens for row in rows for s in row if not s.solved]
+    return {
+        "mean": fmean(fmean(s.tokens for s in row) for row in rows),
+        "correct": fmean(right) if right else None,
+        "incorrect": fmean(wrong) if wrong else None,
+        "total": float(sum(right) + sum(wrong)),
+    }
+
+
+def ballots(rows: Sequence[Sequence[Sample]]) -> list[list[Ballot]]:
+    """The votes of each problem's samples."""
+    return [[Ballot(s.vote, s.score or 0.0, s.tokens) for s in row] for row in rows]
+
+
+def outcomes(answers: Answers) -> list[list[bool]]:
+    """Whether each graded sample of each problem has the full score, in the order of samples."""
+    return [[s.solved for s in row] for row in answers.graded]
+
+
+def _mean_share(rows: Sequence[Sequence[Sample]], test: Callable[[Sample], bool]) -> float:
+    return fmean(fmean(test(s) for s in row) for row in rows if row)
+
+
+def _by_label(answers: Answers, label: str) -> dict[str, dict[str, float]]:
+    """avg@n with its interval over problems, tokens and size of each value of a label, the frequent ones first."""
+    found: dict[str, list[list[Sample]]] = {}
+    for problem, row in zip(answers.problems, answers.samples, strict=True):
+        kept = [s for s in row if s.score is not None]
+        if label in problem and kept:
+            found.setdefault(str(problem[label]), []).append(kept)
+    table = {}
+    for value, rows in sorted(found.items(), key=lambda item: (-len(item[1]), item[0])):
+        interval = score_interval([[s.score or 0.0 for s in row] for row in rows])
+        solved = fmean(any(s.solved for s in row) for row in rows)
+        tokens = fmean(fmean(s.tokens for s in row) for row in rows)
+        facts = {"accuracy": interval.mean, "low": interval.low, "high": interval.high}
+        table[value] = facts | {"mean_tokens": tokens, "solved_once": solved, "problems": float(len(rows))}
+    return table

@@ -1,0 +1,278 @@
+"""Benchmarks as data files: where the rows come from, how they are asked and graded, and a checksum of what was evaluated."""
+
+import gzip
+import hashlib
+import json
+import os
+import tomllib
+import urllib.request
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+from urllib.error import URLError
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from longthink import storage
+from longthink.errors import TaskError
+from longthink.evaluation.convert import CONVERTERS
+from longthink.evaluation.protocols import Protocol
+from longthink.part import load_part
+from longthink.recipe import nearest
+from longthink.rewards.base import Reward
+from longthink.tasks.base import Task
+from longthink.types import Problem
+
+__all__ = ["ALL_LOCAL", "Benchmark", "Suite", "benchmark_names", "load_suites", "read_benchmark"]
+
+FOLDER = Path(__file__).parent / "benchmarks"
+ALL_LOCAL = "all-local"
+SUFFIXES = (".json", ".jsonl", ".parquet", ".csv", ".json.gz", ".jsonl.gz")
+TIMEOUT_S = 60.0
+PER_TASK = 100  # generated puzzles of each task, as NVIDIA's validation has it
+
+
+class Source(BaseModel):
+    """Where rows can be fetched: a file of a data set on the Hugging Face hub, or of a repository, at one revision."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    hub: str = ""
+    revision: str = ""
+    file: str = ""
+    url: str = ""
+    rows: int = 0
+
+    def __str__(self) -> str:
+        return self.url or f"{self.hub}@{self.revision}:{self.file}"
+
+    @model_validator(mode="after")
+    def _pinned(self) -> Self:
+        if not self.url and not (self.hub and self.file and self.revision):
+            raise ValueError("a source is a `url`, or `hub` with `file` and a pinned `revision`")
+        return self
+
+
+class Benchmark(BaseModel):
+    """One benchmark's data file. `files` are the names, without suffix, that copies of its rows go by.
+
+    `task` holds fields of task kind `file`, or is of a kind that makes its own problems, `rows` of them; `reward` is the
+    verifier; `difficulty` and `category` name columns results are listed by. `convert` names a reader of `convert.py` for rows
+    that need one, `generate` a generator in place of rows.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    title: str
+    domain: Literal["math", "code", "stem", "logic", "instructions"]
+    rows: int = 0
+    licence: str = ""
+    note: str = ""
+    files: tuple[str, ...] = ()
+    source: tuple[Source, ...] = ()
+    task: dict[str, Any] = {}
+    reward: dict[str, Any]
+    difficulty: str = ""
+    category: str = ""
+    convert: Literal["", "livecodebench"] = ""
+    generate: Literal["", "puzzles"] = ""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A benchmark with its rows at hand: what is asked, who grades, and what was evaluated."""
+
+    name: str
+    benchmark: Benchmark
+    file: str
+    task: Task
+    reward: Reward
+    rows: int
+    sha256: str
+
+    def facts(self) -> dict[str, Any]:
+        """What an evaluation's record says of it."""
+        expected = {self.benchmark.rows, *(s.rows for s in self.benchmark.source)} - {0}
+        odd = {"expected_rows": self.benchmark.rows} if expected and self.rows not in expected else {}
+        given = {"title": self.benchmark.title, "domain": self.benchmark.domain, "file": self.file}
+        asked = {"task": {"kind": self.task.kind, **self.task.model_dump(mode="json", exclude_defaults=True, exclude={"test"})}}
+        graded = {"reward": {"kind": self.reward.kind, **self.reward.model_dump(mode="json", exclude_defaults=True)}}
+        return given | {"rows": self.rows, "sha256": self.sha256} | odd | asked | graded
+
+    def problem(self, index: int) -> Problem:
+        """Row `index`, in file order."""
+        return self.task.problem("test", index)
+
+    def labels(self, problem: Problem) -> dict[str, str]:
+        """The problem's difficulty and category, where the benchmark says how they are called."""
+        named = {"difficulty": self.benchmark.difficulty, "category": self.benchmark.category}
+        found = {label: problem.meta.get(column) for label, column in named.items() if column}
+        return {label: _label(value) for label, value in found.items() if value is not None}
+
+
+def _label(value: Any) -> str:
+    first = value[0] if isinstance(value, list) and value else value
+    return str(first).split(" -> ")[min(1, str(first).count(" -> "))][:60]
+
+
+def benchmark_names() -> list[str]:
+    """The benchmarks that come with longthink."""
+    return sorted(p.stem for p in FOLDER.glob("*.toml"))
+
+
+def read_benchmark(path: Path) -> Benchmark:
+    """A benchmark's data file. Raises: TaskError for one that cannot be used."""
+    try:
+        return Benchmark.model_validate_json(json.dumps(tomllib.loads(path.read_text())), strict=True)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+        raise TaskError(f"{path}: cannot be read ({e}); expected a benchmark's TOML file") from None
+    except ValidationError as e:
+        errors = (f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in e.errors())
+        raise TaskError(f"{path}: not a benchmark: {'; '.join(errors)}") from None
+
+
+def load_suites(named: Sequence[str], data: Path, protocol: Protocol, reward: dict[str, Any]) -> list[Suite]:
+    """What `--on` names: benchmarks of ours, benchmarks' TOML files, data files, or ALL_LOCAL for all that `data` holds.
+
+    `reward` grades rows of data files, which have no benchmark to say how. Raises: TaskError before anything is fetched for
+    an unknown name, and for rows that cannot be had or read.
+    """
+    for name in named:
+        if name != ALL_LOCAL and name not in benchmark_names() and not Path(name).is_file():
+            raise TaskError(f"--on {name}: no such file, and {nearest(name, [*benchmark_names(), ALL_LOCAL])}")
+    found: dict[str, Suite] = {}
+    for name in named:
+        if name == ALL_LOCAL:
+            held = {b: path for b in benchmark_names() if (path := _local(_ours(b), data))}
+            if not held:
+                raise TaskError(f"--on {ALL_LOCAL}: {data} holds no benchmark's rows; --data names another folder")
+            made = [_suite(b, _ours(b), path, protocol) for b, path in held.items()]
+        elif name in benchmark_names():
+            made = [_fetched(name, _ours(name), data, protocol)]
+        elif name.endswith(".toml"):
+            made = [_fetched(Path(name).stem, read_benchmark(Path(name)), data, protocol)]
+        else:
+            own = Benchmark(title=Path(name).name, domain="math" if reward["kind"] == "math" else "stem", reward=reward)
+            made = [_suite(Path(name).name.split(".")[0], own, Path(name), protocol)]
+        for suite in made:
+            if suite.name in found:
+                raise TaskError(f"--on {name}: {suite.name} is named twice; each benchmark is evaluated once")
+            found[suite.name] = suite
+    return list(found.values())
+
+
+def _ours(name: str) -> Benchmark:
+    return read_benchmark(FOLDER / f"{name}.toml")
+
+
+def _local(benchmark: Benchmark, data: Path) -> Path | None:
+    """The first file under `data` that goes by one of the benchmark's names, in the order of the names."""
+    for stem in benchmark.files:
+        found = (p for suffix in SUFFIXES for p in sorted(data.rglob(f"{stem}{suffix}")))
+        if path := next(found, None):
+            return path
+    return None
+
+
+def _fetched(name: str, benchmark: Benchmark, data: Path, protocol: Protocol) -> Suite:
+    """The benchmark with rows from the local folder, else from its sources, else generated."""
+    if benchmark.task.get("kind", "file") != "file":
+        task = load_part(Task, benchmark.task, f"benchmark {name}: task")
+        reward = load_part(Reward, benchmark.reward, f"benchmark {name}: reward")
+        problems = [task.problem("test", i) for i in range(benchmark.rows)]
+        whole = json.dumps([[p.id, [dict(m) for m in p.prompt], p.gold] for p in problems], default=str)
+        return Suite(name, benchmark, "", task, reward, benchmark.rows, hashlib.sha256(whole.encode()).hexdigest())
+    path = _local(benchmark, data)
+    if path is None and benchmark.generate:
+        path = _cached(f"{name}_{PER_TASK}.jsonl", _puzzles)
+    failures = []
+    for source in benchmark.source if path is None else ():
+        try:
+            path = _fetch(source)
+            break
+        except (OSError, ValueError, ImportError) as e:
+            failures.append(f"{source}: {type(e).__name__}: {str(e).splitlines()[0][:160] if str(e) else ''}")
+    if path is None:
+        tried = "; ".join(failures) or "it has no source"
+        names = " or ".join(f"{f}.json(l)" for f in benchmark.files)
+        raise TaskError(f"benchmark {name}: its rows could not be fetched ({tried}). Offline, put {names} into {data} (--data)")
+    return _suite(name, benchmark, path, protocol)
+
+
+def _suite(name: str, benchmark: Benchmark, path: Path, protocol: Protocol) -> Suite:
+    raw = path.read_bytes()
+    try:
+        data = gzip.decompress(raw) if path.suffix == ".gz" else raw
+    except (OSError, EOFError) as e:
+        raise TaskError(f"{path}: not a whole gzip file ({e}); fetch it again") from None
+    if benchmark.convert:
+        converted = CONVERTERS[benchmark.convert]
+        path = _cached(f"{name}_{hashlib.sha256(data).hexdigest()[:16]}.jsonl", lambda out: converted(data, out))
+    keep = [column for column in (benchmark.difficulty, benchmark.category) if column]
+    asked, graded = protocol.of(benchmark.domain)
+    table = {"kind": "file", "test": str(path), **asked, **benchmark.task}
+    table |= {"keep": _columns_held(table, keep, path)} if keep else {}
+    task = load_part(Task, table, f"benchmark {name}: task")
+    reward = load_part(Reward, {**benchmark.reward, **graded}, f"benchmark {name}: reward")
+    rows = task.size("test")
+    assert rows is not None
+    return Suite(name, benchmark, path.name, task, reward, rows, hashlib.sha256(data).hexdigest())
+
+
+def _columns_held(table: dict[str, Any], keep: Iterable[str], path: Path) -> list[str]:
+    """Those of the columns that every row has: copies of a benchmark differ in what they carry beside question and answer."""
+    held = []
+    for column in keep:
+        try:
+            load_part(Task, table | {"keep": [column]}).size("test")
+            held.append(column)
+        except TaskError as e:
+            if "no kept column" not in str(e):
+                raise
+    return held
+
+
+# -- fetching ---------------------------------------------------------------------------------------------------------
+
+
+def cache_folder() -> Path:
+    """Where fetched and generated rows are kept: $XDG_CACHE_HOME/longthink, or ~/.cache/longthink."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "longthink"
+
+
+def _cached(name: str, make: Callable[[Path], object]) -> Path:
+    """The file of that name in the cache, made when it is not there; a file with that name is whole."""
+    path = cache_folder() / name
+    if not path.exists():
+        storage.make_folder(path.parent)
+        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        make(partial)
+        os.replace(partial, path)
+    return path
+
+
+def _puzzles(out: Path) -> None:
+    from longthink.puzzles import usable_tasks, write_puzzles
+
+    write_puzzles(out, usable_tasks(), PER_TASK, seed=0)
+
+
+def _fetch(source: Source) -> Path:
+    """The source's file, from the cache where it is there. Raises: OSError, ValueError, ImportError where it cannot be had."""
+    if source.hub:
+        from huggingface_hub import hf_hub_download  # type: ignore[import-not-found, unused-ignore]
+
+        return Path(hf_hub_download(source.hub, source.file, repo_type="dataset", revision=source.revision))
+    if not source.url.startswith("https://"):
+        raise ValueError("expected an https address")
+
+    def download(out: Path) -> None:
+        try:
+            with urllib.request.urlopen(source.url, timeout=TIMEOUT_S) as reply:
+                out.write_bytes(reply.read())
+        except URLError as e:
+            raise OSError(e.reason) from None
+
+    digest = hashlib.sha256(source.url.encode()).hexdigest()[:16]
+    return _cached(f"{digest}_{source.url.rpartition('/')[2]}", download)

@@ -1,0 +1,169 @@
+"""`longthink view`: the responses of a run or of evaluations on one page, side by side by problem, with what they do marked.
+
+The page is static and loads nothing; for more than a browser holds well it is served, and asks for texts as they are looked at.
+Responses are hostile text: they enter the page as JSON and are only ever set as text, and the page runs no script but its own.
+"""
+
+import base64
+import hashlib
+import html
+import json
+import re
+import signal
+import threading
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from longthink import storage
+from longthink.analysis.behaviour import WORDS
+from longthink.errors import CheckpointError, EngineError, TaskError
+from longthink.evaluation.results import is_evaluation, read_evaluation
+from longthink.web import Front, JsonHandler
+
+__all__ = ["CASES", "Gallery", "gallery", "serve_view", "write_view"]
+
+HERE = Path(__file__).parent
+CASES = "cases.json"  # in the folder of a run or an evaluation: what was kept, and goes into its report
+MAX_PAGE = 64 << 20  # bytes of a static page
+MAX_CASES = 16 << 20
+STEP = re.compile(r"step_(\d+)(?:\.(.+))?\.jsonl")
+
+
+class Gallery:
+    """Every response there is to see: what it can be found by, its problem, and its text."""
+
+    def __init__(self, title: str, home: Path) -> None:
+        self.title, self.home = title, home
+        self.items: list[dict[str, Any]] = []
+        self.problems: dict[str, dict[str, Any]] = {}
+        self.texts: list[str] = []
+
+    def add(self, item: dict[str, Any], key: str, problem: dict[str, Any], text: str) -> None:
+        self.items.append({"i": len(self.items), "key": key, **item})
+        self.problems.setdefault(key, problem)
+        self.texts.append(text)
+
+    def page(self, *, whole: bool) -> bytes:
+        """The page, with the texts in it or without."""
+        fields = ["source", "set", "stage", "step", "score", "status", "finish"]
+        held = [name for name in fields if any(name in item for item in self.items)]
+        data = {"fields": held, "items": self.items, "problems": self.problems, "words": WORDS, "kept": self.kept()}
+        written = json.dumps(data | {"texts": self.texts if whole else None}, ensure_ascii=False, default=str)
+        script = (HERE / "view.js").read_text()
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        parts = {"DIGEST": digest, "TITLE": html.escape(self.title), "SCRIPT": script, "DATA": written.replace("<", "\\u003c")}
+        page = re.sub(r"\$(DIGEST|TITLE|SCRIPT|DATA)\b", lambda m: parts[m[1]], (HERE / "view.html").read_text())
+        return page.encode("utf-8", "replace")
+
+    def kept(self) -> list[int]:
+        """The numbers of the responses that were kept before."""
+        try:
+            cases = json.loads((self.home / CASES).read_bytes())
+            named = {(c["source"], c["key"], c["sample"], c.get("step")) for c in cases}
+        except (OSError, ValueError, KeyError, TypeError):
+            return []
+        return [x["i"] for x in self.items if (x["source"], x["key"], x["sample"], x.get("step")) in named]
+
+
+def gallery(paths: Sequence[Path]) -> Gallery:
+    """The responses of a run's steps and validations, or of one or several evaluations. Raises: CheckpointError for others."""
+    made = Gallery("longthink view: " + " and ".join(path.resolve().name for path in paths), paths[0])
+    for path in paths:
+        if is_evaluation(path):
+            _add_evaluation(made, path)
+        elif (path / "rollouts").is_dir():
+            _add_run(made, path)
+        else:
+            raise CheckpointError(f"{path}: neither an evaluation nor a run; expected the folder of `longthink eval` or `train`")
+    if not made.items:
+        raise TaskError(f"{paths[0]}: no response is there yet")
+    return made
+
+
+def _add_evaluation(made: Gallery, path: Path) -> None:
+    found = read_evaluation(path)
+    for name, answers in found.sets.items():
+        for problem, row in zip(answers.problems, answers.samples, strict=True):
+            shown = {"prompt": problem["prompt"], "gold": problem["gold"]}
+            for s in row:
+                item = {"source": found.name, "set": name, "problem": problem["id"], "sample": s.number, "tokens": s.tokens}
+                item |= {"score": s.score, "status": s.status, "finish": s.finish_reason, "extracted": s.extracted}
+                made.add(item, f"{name}:{problem['id']}", shown, s.text)
+
+
+def _add_run(made: Gallery, path: Path) -> None:
+    stages = {row["step"]: row.get("stage", 0) for row in storage.read_lines(path / "metrics.jsonl")}
+    for file in sorted((path / "rollouts").glob("step_*.jsonl")):
+        named = STEP.fullmatch(file.name)
+        for row in storage.read_lines(file) if named else ():
+            step, verdict = int(row["step"]), row["verdict"]
+            use = (named[2] if named else None) or "training"
+            item = {"source": f"{path.resolve().name} step {step}", "set": use, "stage": stages.get(step, 0), "step": step}
+            item |= {"problem": row["problem"], "sample": row["sample"], "tokens": len(row["response_ids"])}
+            item |= {"score": row["reward"], "status": verdict["status"], "finish": row["finish_reason"]}
+            made.add(
+                item | {"extracted": verdict["extracted"]}, f"{use}:{row['problem']}", {"prompt": row["prompt"]}, row["text"]
+            )
+
+
+def write_view(paths: Sequence[Path], out: Path) -> Path:
+    """The page about these runs or evaluations. Raises: TaskError where it would be too large for a browser."""
+    page = gallery(paths).page(whole=True)
+    if len(page) > MAX_PAGE:
+        raise TaskError(f"the page would have {len(page) >> 20} MiB; look at it with --serve, which sends texts as they are read")
+    storage.replace_file(out, page)
+    return out
+
+
+class Handler(JsonHandler):
+    """One connection to a served gallery."""
+
+    max_body = MAX_CASES
+
+    def __init__(self, made: Gallery, *args: Any) -> None:
+        self.gallery = made
+        super().__init__(*args)
+
+    def do_GET(self) -> None:
+        path, asked = urlsplit(self.path).path, parse_qs(urlsplit(self.path).query)
+        number = asked.get("i", [""])[0]
+        if path == "/":
+            self.send(200, self.gallery.page(whole=False), "text/html; charset=utf-8")
+        elif path == "/text" and number.isascii() and number.isdigit() and int(number) < len(self.gallery.texts):
+            self.send(200, json.dumps(self.gallery.texts[int(number)]).encode(), "application/json")
+        elif path == "/search":
+            wanted = asked.get("q", [""])[0].lower()
+            found = [i for i, text in enumerate(self.gallery.texts) if wanted in text.lower()]
+            self.send(200, json.dumps(found).encode(), "application/json")
+        else:
+            self.refuse_path("/, /text, /search and /cases (POST)")
+
+    def do_POST(self) -> None:
+        here = self.headers.get("Host")
+        if self.path != "/cases" or self.headers.get("Origin", f"http://{here}") != f"http://{here}":
+            self.refuse_path("/, /text, /search and /cases (POST)")
+            return
+        cases = self.body()
+        if cases is not None:
+            storage.replace_file(self.gallery.home / CASES, json.dumps(cases, indent=1, ensure_ascii=False).encode())
+            self.answer(200, {"saved": len(cases)})
+
+
+def serve_view(paths: Sequence[Path], port: int) -> None:
+    """Serve the page on this machine until Ctrl-C. Raises: EngineError where the port is taken."""
+    made = gallery(paths)
+    try:
+        front = Front(("127.0.0.1", port), partial(Handler, made))
+    except OSError as e:
+        raise EngineError(f"cannot listen on 127.0.0.1:{port}: {e.strerror or e}; choose another --port") from None
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    threading.Thread(target=front.serve_forever, daemon=True).start()
+    print(f"{len(made.items):,} responses on http://127.0.0.1:{front.server_address[1]}/; Ctrl-C ends it", flush=True)
+    ended.wait()
+    front.shutdown()
+    front.server_close()

@@ -1,0 +1,187 @@
+"""Evaluations of a real model: folders, resuming after kills and Ctrl-C, more samples, refusals."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from longthink.cli import main
+from longthink.errors import CheckpointError
+from longthink.evaluation.results import read_evaluation
+
+SMALL = ["--set", "model.processes=1", "--set", "model.threads=1", "--set", "model.dtype=float32"]
+DRAWN = ["--window", "48", "--temperature", "1", "--top-p", "1"]
+FILES = ("eval.json", "problems.jsonl", "samples.jsonl", "summary.json")
+
+
+MINE = Path(__file__).with_name("two_numbers.toml")
+
+
+def ask(model, out, *more, problems="12", n="4"):
+    fixed = ["eval", str(model), "--on", str(MINE), "--problems", problems, *DRAWN, *SMALL, "--out", str(out)]
+    return [*fixed, *(["-n", n] if n else []), *more]
+
+
+def contents(folder):
+    return {name: (folder / name).read_bytes() for name in FILES}
+
+
+@pytest.fixture(scope="module")
+def model(warm_folder):
+    return warm_folder
+
+
+@pytest.fixture(scope="module")
+def whole(model, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "eval"
+    assert main(ask(model, out)) == 0
+    return out
+
+
+def test_an_evaluation_keeps_every_sample(whole):
+    found = read_evaluation(whole)
+    answers = found.sets["two_numbers"]
+    assert [len(row) for row in answers.samples] == [4] * 12 and [s.number for s in answers.samples[3]] == [0, 1, 2, 3]
+    summary = json.loads((whole / "summary.json").read_text())["two_numbers"]
+    scores = [[s.score for s in row] for row in answers.samples]
+    assert summary["accuracy"] == pytest.approx(sum(map(sum, scores)) / 48)
+    assert summary["low"] <= summary["low_here"] <= summary["accuracy"] <= summary["high_here"] <= summary["high"]
+    assert summary["pass_at_k"][0] == pytest.approx(summary["accuracy"]) and len(summary["pass_at_k"]) == 4
+    assert sum(summary["statuses"].values()) == summary["samples"] == 48
+    assert summary["tokens"]["total"] == sum(s.tokens for s in answers.every)
+    facts = found.facts
+    assert facts["window"] == 48 and len(facts["benchmarks"]["two_numbers"]["sha256"]) == 64 and len(facts["weights"]) == 16
+    assert {s.vote is None for s in answers.every if s.extracted is None} <= {True}
+
+
+def test_asking_again_samples_nothing(whole, model, capsys):
+    before = contents(whole)
+    assert main(ask(model, whole)) == 0
+    assert contents(whole) == before and "sampling" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kept", [0, 1, 17, 47])
+def test_what_is_there_is_not_sampled_again(whole, model, tmp_path, kept):
+    out = tmp_path / "eval"
+    out.mkdir()
+    (out / "eval.json").write_bytes((whole / "eval.json").read_bytes())
+    lines = (whole / "samples.jsonl").read_bytes().split(b"\n")[:-1]
+    random.Random(kept).shuffle(lines)
+    rows = [json.loads(line) | {"vote": None} for line in lines[:kept]]
+    torn = b'{"benchmark": "count'
+    (out / "samples.jsonl").write_bytes(b"".join(json.dumps(r, ensure_ascii=False).encode() + b"\n" for r in rows) + torn)
+    assert main(ask(model, out)) == 0
+    assert contents(out) == contents(whole)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_killed_at_random_instants_and_resumed(whole, model, tmp_path, seed):
+    """Killed whenever the file of samples has grown by a number that is drawn, and in the end run through."""
+    out, draw = tmp_path / "eval", random.Random(seed)
+    command = [sys.executable, "-m", "longthink.cli", *ask(model, out)]
+    for _ in range(3):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        samples, enough = out / "samples.jsonl", draw.randrange(20_000)
+        began = samples.stat().st_size if samples.exists() else 0
+        while process.poll() is None and (samples.stat().st_size if samples.exists() else 0) < began + enough:
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+    assert main(ask(model, out)) == 0
+    assert contents(out) == contents(whole)
+
+
+def test_ctrl_c_keeps_what_is_done(model, tmp_path):
+    out = tmp_path / "eval"
+    command = [sys.executable, "-m", "longthink.cli", *ask(model, out, problems="16", n="256")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("eval "):
+                os.kill(process.pid, signal.SIGINT)
+                break
+        said = process.stdout.read()
+    assert process.returncode == 130 and "goes on in" in said
+    assert 0 < len((out / "samples.jsonl").read_text().splitlines()) < 16 * 256
+    assert not (out / "summary.json").exists()
+
+
+def test_more_samples_and_other_questions(whole, model, tmp_path, capsys):
+    out = tmp_path / "eval"
+    assert main(ask(model, out, n="2")) == 0
+    assert main(ask(model, out)) == 0
+    same = ("samples.jsonl", "summary.json")
+    assert {k: contents(out)[k] for k in same} == {k: contents(whole)[k] for k in same}
+    for more, said in ((["--seed", "1"], "another seed"), (["--window", "50"], "another window")):
+        assert main(ask(model, out, *more)) == 2
+        assert said in capsys.readouterr().err
+    assert {k: contents(out)[k] for k in same} == {k: contents(whole)[k] for k in same}
+
+
+def test_until_the_interval_is_tight(model, tmp_path, capsys):
+    assert main(ask(model, tmp_path / "eval", "--until", "±3", n="")) == 0
+    summary = json.loads((tmp_path / "eval" / "summary.json").read_text())["two_numbers"]
+    assert (summary["high_here"] - summary["low_here"]) / 2 <= 0.03
+    assert summary["n"][0] < summary["n"][1]
+    before = contents(tmp_path / "eval")
+    assert main(ask(model, tmp_path / "eval", "--until", "3", n="")) == 0
+    assert contents(tmp_path / "eval") == before
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--window", "5000"], "give a smaller --window"),
+        (["--window", "0"], "window"),
+        (["--top-p", "1.5"], "top_p"),
+        (["--until", "often"], "expected points"),
+        (["--protocol", "deepscale"], "did you mean deepscaler"),
+        (["--set", "rollout.window=3"], "model and engine alone"),
+        (["--set", "engine.rows=3"], "engine"),
+        (["--served-model", "x"], "leave it out"),
+        (["--problems", "0"], "at least 1"),
+    ],
+)
+def test_refusals_come_before_any_file(model, tmp_path, capsys, more, said):
+    assert main(ask(model, tmp_path / "eval", *more)) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "eval").exists()
+
+
+def test_folders_that_are_something_else(model, tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("mine")
+    assert main(ask(model, tmp_path / "mine")) == 2
+    assert "holds no evaluation" in capsys.readouterr().err and len(list((tmp_path / "mine").iterdir())) == 1
+    with pytest.raises(CheckpointError, match="not an evaluation"):
+        read_evaluation(tmp_path / "mine")
+    assert main(ask(tmp_path / "no model", tmp_path / "eval")) == 2
+
+
+def test_exports(whole, model):
+    assert main(ask(model, whole, "--export", "lm-eval", "--export", "lighteval")) == 0
+    summary = json.loads((whole / "summary.json").read_text())["two_numbers"]
+    harness = json.loads((whole / "results_lm_eval.json").read_text())
+    assert harness["results"]["two_numbers"]["exact_match,none"] == summary["accuracy"]
+    assert harness["n-samples"]["two_numbers"] == {"original": 16, "effective": 12}
+    assert len((whole / "samples_two_numbers.jsonl").read_text().splitlines()) == 12
+    light = json.loads((whole / "results_lighteval.json").read_text())
+    assert light["results"]["all"]["extractive_match"] == summary["accuracy"]
+    assert light["results"]["longthink|two_numbers|0"]["pass@k:k=4&n=4"] == summary["pass_at_k"][3]
+
+
+def test_a_hostile_verifier_loses_nothing(model, tmp_path):
+    """A file of golds that break the verifier: statuses, no scores, and a clear end."""
+    rows = [{"problem": "1 2 3 -> 6", "answer": {"numbers": "x", "target": 6}}] * 2
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    fixed = ["eval", str(model), "--on", str(path), "--reward", "countdown", "-n", "2", *DRAWN, *SMALL]
+    assert main([*fixed, "--out", str(tmp_path / "eval")]) == 2
+    statuses = {json.loads(line)["status"] for line in Path(tmp_path / "eval" / "samples.jsonl").read_text().splitlines()}
+    assert statuses <= {"verifier_error", "no_answer"} and "verifier_error" in statuses
