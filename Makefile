@@ -5,7 +5,7 @@ BEFORE ?=
 OUT ?= runs/quickstart_$(SEED)
 BIN := .venv/bin
 
-.PHONY: quickstart control direct test test-full lint bench verifier-table figures reference controller study install clean stress bench-verifiers bench-mechanisms
+.PHONY: quickstart control direct test test-full lint bench verifier-table figures coverage reference controller study install clean stress bench-verifiers bench-mechanisms
 
 install: .venv/core
 .venv/core: pyproject.toml
@@ -46,6 +46,9 @@ verifier-table: .venv/core  ## agreement of each maths grader with hand-made lab
 	$(BIN)/python benchmarks/verifier_table.py --write
 figures: .venv/core  ## the curves of docs/papers.md, drawn by the functions that training uses
 	$(BIN)/python benchmarks/figures.py
+coverage: .venv/core  ## how often the intervals of an evaluation hold the truth
+	$(BIN)/python benchmarks/coverage.py
+
 reference: .venv/core  ## docs/recipe.md, from the classes that read recipes
 	$(BIN)/python benchmarks/reference.py
 controller: .venv/core  ## what the triggers do on simulated runs: options chosen on one family, judged on another

@@ -9,7 +9,7 @@ from typing import Any
 from longthink import storage
 from longthink.errors import LongthinkError
 from longthink.recipe import Recipe, parse_recipe
-from longthink.reports.page import document, rows_table
+from longthink.reports.page import cases_of, document, rows_table
 from longthink.reports.panels import PARTS, figures
 from longthink.reports.record import Record, inner, number, read_record, shown
 from longthink.settings import fold
@@ -30,7 +30,7 @@ def write_report(run: Path) -> Path:
     Raises: CheckpointError when the folder is no run or one of its files is not JSON.
     """
     path = run / "report.html"
-    storage.replace_file(path, _page(read_record(run)).encode("utf-8", "replace"))
+    storage.replace_file(path, _page(read_record(run), cases_of(run)).encode("utf-8", "replace"))
     return path
 
 
@@ -78,7 +78,7 @@ def _verdict(summary: dict[str, Any]) -> str:
     return f"Accuracy {'rose' if mean > 0 else 'fell'}{levels}: {points} ({interval})."
 
 
-def _page(run: Record) -> str:
+def _page(run: Record, cases: str) -> str:
     steps, tokens = run.columns("step"), run.columns("tokens/generated")
     facts = [f"{steps.max(initial=0):.0f} steps", f"{tokens.max(initial=0):,.0f} tokens generated in training"]
     facts = facts[: 2 if tokens.size else 1]
@@ -90,7 +90,7 @@ def _page(run: Record) -> str:
 {rows_table("numbers", COLUMNS, _summary_rows(run.summary))}{_events(run)}{_stages(run)}
 <h2>Figures</h2>{empty}<p class="note">Light points are steps, the line is their running mean, anew for each stage and after a
 return to a checkpoint. A solid grey line with a number starts a stage, a dashed one is another event.</p>
-<div class="grid">{figures(run)}</div>
+<div class="grid">{figures(run)}</div>{cases}
 {_recipe(run.recipe)}"""
     return document(f"longthink run {run.name}", facts, body)
 

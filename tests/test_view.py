@@ -122,3 +122,15 @@ def test_a_browser_shows_filters_searches_and_keeps(two, width):
         page.wait_for_selector("article")
         assert page.inner_text("#case h2") == "p2"
         browser.close()
+
+
+def test_kept_cases_go_into_the_report(two, capsys):
+    (two[0] / CASES).write_text(json.dumps([{"problem": "p1", "source": "before", "score": 0, "tokens": 11, "text": HOSTILE}]))
+    out = two[0].parent / "figures"
+    assert main(["analyze", "lengths", *map(str, two), "--out", str(out)]) == 0
+    page = (out / "report.html").read_text()
+    assert "Kept responses" in page and "&lt;script&gt;document.title=" in page and "<script>" not in page
+    (two[0] / CASES).write_text("[3]")
+    assert main(["analyze", "lengths", *map(str, two), "--out", str(out)]) == 0
+    assert "Kept responses" not in (out / "report.html").read_text()
+    capsys.readouterr()

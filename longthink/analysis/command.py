@@ -22,6 +22,7 @@ from longthink.evaluation.protocols import read_protocol
 from longthink.evaluation.results import Evaluated
 from longthink.evaluation.suite import load_suites
 from longthink.part import load_part
+from longthink.reports.page import cases_of
 from longthink.tasks.base import Task
 
 __all__ = ["analyze"]
@@ -40,7 +41,8 @@ def analyze(args: argparse.Namespace) -> int:
             print(exhibit.text(), end="\n\n")
     if args.out:
         names = ", ".join(path.name for path in args.found)
-        print(write_exhibits(args.out, f"longthink: {args.kind} of {names}" if names else args.kind, [], exhibits))
+        cases = "".join(cases_of(path) for path in args.found)
+        print(write_exhibits(args.out, f"longthink: {args.kind} of {names}" if names else args.kind, [], exhibits, cases))
     return 0
 
 

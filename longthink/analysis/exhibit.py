@@ -54,8 +54,8 @@ def shown(value: Any) -> str:
     return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 1000 else f"{value:.4g}"
 
 
-def write_exhibits(folder: Path, title: str, facts: Sequence[str], exhibits: Sequence[Exhibit]) -> Path:
-    """Write each exhibit's csv and png, and all of them on one page, which is returned."""
+def write_exhibits(folder: Path, title: str, facts: Sequence[str], exhibits: Sequence[Exhibit], cases: str = "") -> Path:
+    """Write each exhibit's csv and png, and all of them on one page, which is returned; `cases` is HTML for its end."""
     storage.make_folder(folder)
     body = []
     for exhibit in exhibits:
@@ -64,7 +64,7 @@ def write_exhibits(folder: Path, title: str, facts: Sequence[str], exhibits: Seq
             storage.replace_file(folder / f"{exhibit.name}.png", _png(exhibit))
         body.append(_section(exhibit))
     page = folder / "report.html"
-    storage.replace_file(page, document(title, facts, "".join(body)).encode("utf-8", "replace"))
+    storage.replace_file(page, document(title, facts, "".join(body) + cases).encode("utf-8", "replace"))
     return page
 
 

@@ -2,14 +2,16 @@
 
 import html
 import io
+import json
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["BLUE", "COLOURS", "GREEN", "GREY", "ORANGE", "PURPLE", "STYLE", "document", "figure", "rows_table"]
+__all__ = ["BLUE", "COLOURS", "GREEN", "GREY", "ORANGE", "PURPLE", "STYLE", "cases_of", "document", "figure", "rows_table"]
 
 # apart for colour-blind readers too
 BLUE = "#0072b2"
@@ -84,6 +86,19 @@ def figure(title: str, note: str, labels: tuple[str, str], draw: Callable[["Axes
     start = f'<svg viewBox="0 0 {72 * WIDTH:g} {72 * HEIGHT:g}" role="img" aria-label="{title}">'
     below = f"<p>{html.escape(after)}</p>" if after else ""
     return f"<figure><figcaption><b>{title}</b>{note}</figcaption>{start}{drawing}{below}</figure>"
+
+
+def cases_of(folder: Path) -> str:
+    """The responses kept in `longthink view`, from the folder's cases.json; nothing where there is none or it is no such file."""
+    try:
+        cases = json.loads((folder / "cases.json").read_bytes())
+        parts = []
+        for c in cases:
+            facts = html.escape(f"{c['problem']}: {c['source']}, score {c['score']}, {c['tokens']} tokens")
+            parts.append(f"<details><summary>{facts}</summary><pre>{html.escape(str(c['text']))}</pre></details>")
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    return f"<h2>Kept responses</h2>{''.join(parts)}" if parts else ""
 
 
 def rows_table(kind: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,6 +1,8 @@
-"""File: problems from local JSON, JSON-lines and parquet files, in the column conventions of the common projects."""
+"""File: problems from local JSON, JSON-lines, CSV and parquet files, in the column conventions of the common projects."""
 
+import csv
 import gzip
+import io
 import json
 import math
 import re
@@ -22,7 +24,7 @@ from longthink.types import Ints, Problem
 __all__ = ["File"]
 
 SPLITS = ("train", "validation", "test")
-FORMATS = ".json, .jsonl, .json.gz, .jsonl.gz or .parquet"
+FORMATS = ".json, .jsonl, .csv, .json.gz, .jsonl.gz or .parquet"
 PROMPT_COLUMNS = ("prompt", "problem", "question")
 GOLD_COLUMNS = (
     "reward_model.ground_truth",  # verl, rLLM
@@ -182,12 +184,14 @@ def _read(path: Path) -> Sequence[Any]:
         if path.suffix == ".parquet":
             return _read_parquet(path)
         kind = Path(path.name.removesuffix(".gz")).suffix
-        if kind not in (".json", ".jsonl"):
+        if kind not in (".json", ".jsonl", ".csv"):
             raise TaskError(f"{path}: unknown file type; expected {FORMATS}")
         data = path.read_bytes()
         text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as e:
         raise TaskError(f"{path}: cannot be read ({e})") from None
+    if kind == ".csv":
+        return list(csv.DictReader(io.StringIO(text, newline="")))
     return _parse_lines(path, text) if kind == ".jsonl" else _parse_json(path, text)
 
 

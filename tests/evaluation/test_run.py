@@ -80,12 +80,12 @@ def test_what_is_there_is_not_sampled_again(whole, model, tmp_path, kept):
     assert contents(out) == contents(whole)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.full) for s in range(1, 8))])
 def test_killed_at_random_instants_and_resumed(whole, model, tmp_path, seed):
     """Killed whenever the file of samples has grown by a number that is drawn, and in the end run through."""
     out, draw = tmp_path / "eval", random.Random(seed)
     command = [sys.executable, "-m", "longthink.cli", *ask(model, out)]
-    for _ in range(3):
+    for _ in range(2):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         samples, enough = out / "samples.jsonl", draw.randrange(20_000)
         began = samples.stat().st_size if samples.exists() else 0

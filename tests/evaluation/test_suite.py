@@ -139,6 +139,14 @@ def test_rows_that_cannot_be_fetched(tmp_path, monkeypatch):
     assert not list((tmp_path / "cache").rglob("*rows*"))  # nothing half fetched
 
 
+def test_rows_in_a_csv_file(tmp_path):
+    (tmp_path / "rows.csv").write_text('Question,Right,Wrong\n"Two,\nlines?",yes,no\n')
+    text = 'title = "C"\ndomain = "stem"\nfiles = ["rows"]\n[task]\nprompt_column = "Question"\nchoices = ["Right", "Wrong"]\n'
+    (tmp_path / "c.toml").write_text(f'{text}[reward]\nkind = "choice"\n')
+    (found,) = load_suites([str(tmp_path / "c.toml")], tmp_path, PLAIN, MATH)
+    assert found.rows == 1 and found.problem(0).prompt[0]["content"].startswith("Two,\nlines?\n\nA) ")
+
+
 def test_the_quickstart_s_own_problems():
     (found,) = load_suites(["countdown_tiny"], Path("nowhere"), PLAIN, MATH)
     assert found.rows == 256 and found.problem(0).gold["target"]
