@@ -1,4 +1,4 @@
-"""How often our intervals hold the truth: `make coverage`, about two minutes, written into docs/evaluation.md.
+"""How often our intervals hold the truth: `make coverage`, about ten minutes, written into docs/evaluation.md.
 
 A test has P problems of n samples. "One difficulty": every problem is solved with the same chance p. "A spread": p of a test is
 drawn from 0.05 to 0.95; its problems' chances are all p, or drawn from Beta(2p, 2(1 - p)). Truth is p for the interval over
@@ -23,8 +23,8 @@ SAMPLES, PROBLEMS = (1, 2, 4, 8, 16, 64), (30, 500)
 SINGLE = (0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9)
 REPEATS = 4000
 SPREAD = (0.05, 0.95)
-UNTIL = ((30, 0.05, 0.5, 0.5), (30, 0.05, 1.0, 3.0), (100, 0.03, 0.3, 0.3))
-UNTIL_REPEATS = 2000
+UNTIL = ((30, 0.05, 0.5, 0.5), (30, 0.05, 1.0, 3.0), (30, 0.02, 0.3, 0.3), (100, 0.01, 0.2, 0.2))
+UNTIL_REPEATS = 1000
 
 
 def held(chances: NDArray[np.float64], truth: NDArray[np.float64], n: int, over: Over, draw: np.random.Generator) -> float:

@@ -97,6 +97,7 @@ def _evaluation_parsers(verbs: "argparse._SubParsersAction[argparse.ArgumentPars
         "compare", help="evaluations, or a run's validations, against the first: better, worse or not distinguishable"
     )
     c.add_argument("found", type=Path, nargs="+", metavar="EVAL|RUN")
+    c.add_argument("--out", type=Path, help="write compare.html and view.html, with the problems won and lost, into this folder")
     c.set_defaults(command=_compare)
     _analysis_parser(verbs)
     v = verbs.add_parser("view", help="look at the responses of a run or of evaluations, side by side by problem")
@@ -299,7 +300,12 @@ def _compare(args: argparse.Namespace) -> int:
     found = gather(args.found)
     if len(found) < 2:
         raise RecipeError(f"compare: {args.found[0]} is one evaluation; give at least two, or a run with several validations")
-    print(table(compare(found)))
+    made = compare(found)
+    print(table(made))
+    if args.out:
+        from longthink.reports.verdict import write_verdict
+
+        print(write_verdict(args.out, made, found))
     return 0
 
 

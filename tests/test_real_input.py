@@ -117,7 +117,7 @@ def test_eval_on_benchmark_files(tmp_path: Path, name: str, capsys: pytest.Captu
     arguments = ["--on", str(path), "-n", "2", "--problems", "5", "--window", "32", "--out", str(out)]
     small = ["--set", "model.processes=1", "--set", "model.dtype=float32", "--set", "model.threads=1"]
     assert main(["eval", str(model), *arguments, *small]) == 0
-    summary = json.loads((out / "summary.json").read_text())[name.split(".")[0]]
+    summary = json.loads((out / "summary.json").read_text())["benchmarks"][name.split(".")[0]]
     assert (summary["problems"], summary["n"]) == (5, [2, 2])
     assert 0.0 <= summary["low"] <= summary["accuracy"] <= summary["high"] <= 1.0
     assert len((out / "samples.jsonl").read_text().splitlines()) == 10

@@ -63,7 +63,16 @@ def behaviour(found: Sequence[Evaluated], name: str, words: Mapping[str, Sequenc
     said = "; ".join(_change(found, rows, group) for group in words if len(found) > 1)
     labels = ("", "per 1,000 tokens")
     title, note = f"Action words: {name}", "light: incorrect responses"
-    bars = Exhibit(f"behaviour_{name}", title, note, columns, rows, said, labels, _bars(rows, list(words)))
+    bars = Exhibit(
+        f"behaviour_{name}",
+        title,
+        note,
+        columns,
+        rows,
+        said,
+        labels,
+        _bars(rows, [g for g in words if any(r[2] == g and r[3] for r in rows)]),
+    )
     return [bars, _endings(found, name)]
 
 

@@ -38,7 +38,8 @@ def frontier(made: Comparison, name: str, *, beside: bool = False) -> Exhibit:
     def draw(axes: "Axes") -> None:
         ours = sorted((r for r in rows if r[0] in on), key=lambda r: r[1])
         axes.step([r[1] for r in ours], [r[4] for r in ours], where="post", color=GREEN, lw=1, alpha=0.7, label="frontier")
-        axes.plot([p.tokens.mean for p in points], [100 * p.accuracy.mean for p in points], color=GREY, lw=0.8, alpha=0.5)
+        if all(p.name.startswith("step ") for p in points):
+            axes.plot([p.tokens.mean for p in points], [100 * p.accuracy.mean for p in points], color=GREY, lw=0.8, alpha=0.5)
         for p, row in zip(points, rows, strict=False):
             worse = dominated.get(p.name)
             face, shade = ("white" if worse else BLUE), (0.45 if worse and worse.sure else 1.0)
@@ -55,7 +56,7 @@ def frontier(made: Comparison, name: str, *, beside: bool = False) -> Exhibit:
     sure = [p for p, d in dominated.items() if d.sure]
     said += f" Dominated beyond chance: {', '.join(sure)}." if sure else ""
     columns = ("model", "tokens", "low", "high", "accuracy %", "low", "high", "frontier", "ΔAcc/CR")
-    note = "up and to the left is better; lines in the order given"
+    note = "up and to the left is better; a run's steps are joined in their order"
     labels = ("mean tokens per response", "accuracy (%)")
     return Exhibit(f"frontier_{name}", f"Accuracy × tokens: {name}", note, columns, rows, said, labels, draw)
 

@@ -37,7 +37,7 @@ def evaluate(args: argparse.Namespace) -> int:
         return 130
     print(table(found))
     for kind in args.export:
-        print("\n".join(map(str, export(read_evaluation(out), found, kind))))
+        print("\n".join(map(str, export(read_evaluation(out), found["benchmarks"], kind))))
     print(f"every sample is in {out}; `longthink compare` and `longthink view` read it")
     return 0
 

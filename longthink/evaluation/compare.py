@@ -41,6 +41,7 @@ class Comparison(NamedTuple):
     """Everything `longthink compare` says."""
 
     benchmarks: list[str]
+    problems: dict[str, list[str]]
     points: dict[str, list[Point]]
     pairs: list[Pair]
     dominated: dict[str, dict[str, Domination]]
@@ -51,7 +52,9 @@ class Comparison(NamedTuple):
 def compare(found: Sequence[Evaluated]) -> Comparison:
     """All against the first, benchmark by benchmark. Raises: TaskError where they were not asked the same problems."""
     names = common_sets(found)
-    rows = {name: [_shared(e, name, found) for e in found] for name in names}
+    shared = {name: _shared(name, found) for name in names}
+    rows = {name: [[row[i] for i in shared[name]] for row in _graded(name, found)] for name in names}
+    problems = {name: [str(found[0].sets[name].problems[i]["id"]) for i in shared[name]] for name in names}
     points = {name: [_point(e, row) for e, row in zip(found, rows[name], strict=True)] for name in names}
     raw, pairs = [], []
     for name in names:
@@ -65,19 +68,21 @@ def compare(found: Sequence[Evaluated]) -> Comparison:
             pairs.append(Pair(found[at].name, name, difference, tokens, 1.0, won, lost))
     pairs = [pair._replace(p=p) for pair, p in zip(pairs, holm(raw), strict=True)]
     dominated = {name: dominations(points[name]) for name in names}
-    return Comparison(names, points, pairs, dominated, _efficiencies(points, len(found)), _warnings(found))
+    return Comparison(names, problems, points, pairs, dominated, _efficiencies(points, len(found)), _warnings(found))
 
 
-def _shared(evaluated: Evaluated, name: str, found: Sequence[Evaluated]) -> list[list[Sample]]:
-    """The graded samples of the problems that every evaluation has graded."""
-    graded = [[[s for s in row if s.score is not None] for row in e.sets[name].samples] for e in found]
-    whole = [i for i, rows in enumerate(zip(*graded, strict=True)) if all(rows)]
+def _graded(name: str, found: Sequence[Evaluated]) -> list[list[list[Sample]]]:
+    return [[[s for s in row if s.score is not None] for row in e.sets[name].samples] for e in found]
+
+
+def _shared(name: str, found: Sequence[Evaluated]) -> list[int]:
+    """The problems of which every evaluation has a graded sample."""
+    whole = [i for i, rows in enumerate(zip(*_graded(name, found), strict=True)) if all(rows)]
     if not whole:
         raise TaskError(
             f"{name}: no problem has a graded sample in every evaluation; look at the statuses in their samples.jsonl"
         )
-    own = graded[next(i for i, e in enumerate(found) if e is evaluated)]
-    return [own[i] for i in whole]
+    return whole
 
 
 def _point(evaluated: Evaluated, rows: Sequence[Sequence[Sample]]) -> Point:

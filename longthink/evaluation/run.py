@@ -24,7 +24,7 @@ from longthink.evaluation.results import (
     read_facts,
     sample_row,
 )
-from longthink.evaluation.scores import summary
+from longthink.evaluation.scores import by_domain, summary
 from longthink.evaluation.suite import Suite
 from longthink.evaluation.until import plan
 from longthink.evaluation.votes import classes
@@ -134,7 +134,8 @@ class Evaluation:
         )
         voted = [row | {"vote": votes.get((row["benchmark"], row["problem"], row["sample"]))} for row in lines]
         storage.cut_lines(self.folder / SAMPLES, voted)
-        found = {name: summary(a, self.seed, self.protocol.until) for name, a in self.answers().items()}
+        numbers = {name: summary(a, self.seed, self.protocol.until) for name, a in self.answers().items()}
+        found = {"benchmarks": numbers, "domains": by_domain(numbers, {s.name: s.benchmark.domain for s in self.suites})}
         storage.replace_file(self.folder / SUMMARY, json.dumps(found, indent=1).encode())
         return found
 
@@ -218,16 +219,23 @@ def _decided(verdicts: Mapping[Any, Verdict], waiting: dict[RolloutId, Rollout])
 
 
 def table(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """A summary as a table for a terminal."""
+    """The benchmarks of a summary as a table for a terminal, with the mean of a domain that has several."""
     head = ("", "accuracy", "new test like it", "this test", "pass@n", "maj@n", "tokens", "truncated", "problems", "samples")
-    rows = [head]
-    for name, s in found.items():
+    rows: list[tuple[str, ...]] = [head]
+    for name, s in found["benchmarks"].items():
         new, here = (f"{100 * s[f'low{at}']:.1f} to {100 * s[f'high{at}']:.1f}" for at in ("", "_here"))
         spread = f"{s['n'][0]}" if s["n"][0] == s["n"][1] else f"{s['n'][0]} to {s['n'][1]}"
         ungraded = f"  ({s['ungraded']} not graded)" if s["ungraded"] else ""
         shares = (f"{100 * s['pass_at_k'][-1]:.1f}", f"{100 * s['maj_at_k']['mean'][-1]:.1f}")
         numbers = (f"{s['tokens']['mean']:,.0f}", f"{100 * s['truncated']:.1f} %", str(s["problems"]), f"{spread}{ungraded}")
         rows.append((name, f"{100 * s['accuracy']:.1f} %", new, here, *shares, *numbers))
+    for name, s in found["domains"].items():
+        if len(s["benchmarks"]) > 1:
+            span = f"{100 * s['low']:.1f} to {100 * s['high']:.1f}"
+            count = f"{len(s['benchmarks'])} sets"
+            rows.append(
+                (f"mean of {name}", f"{100 * s['accuracy']:.1f} %", span, *[""] * 3, f"{s['tokens']:,.0f}", "", count, "")
+            )
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     lines = (
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]) for row in rows

@@ -1,7 +1,8 @@
 """What an evaluation's samples amount to: avg@n with two intervals, pass@k, maj@k, tokens, shares, and tables by label."""
 
+import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -11,7 +12,7 @@ from longthink.evaluation.until import plan
 from longthink.evaluation.votes import Ballot, majority_curve
 from longthink.stats import best_at_k, pass_at_k, score_interval
 
-__all__ = ["ballots", "outcomes", "summary", "tokens_of"]
+__all__ = ["ballots", "by_domain", "outcomes", "summary", "tokens_of"]
 
 UNFINISHED = ("no_answer", "truncated")
 
@@ -55,6 +56,19 @@ def summary(answers: Answers, seed: int, until: float = 0.0) -> dict[str, Any]:
     for label in ("difficulty", "category"):
         if table := _by_label(answers, label):
             found[f"by_{label}"] = table
+    return found
+
+
+def by_domain(numbers: Mapping[str, Mapping[str, Any]], domains: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """The mean over the benchmarks of each domain, every one weighing the same; the interval as for independent benchmarks."""
+    found = {}
+    for domain in dict.fromkeys(domains.values()):
+        own = [name for name in numbers if domains[name] == domain]
+        mean = fmean(numbers[name]["accuracy"] for name in own)
+        half = math.sqrt(sum(((numbers[name]["high"] - numbers[name]["low"]) / 2) ** 2 for name in own)) / len(own)
+        tokens = fmean(numbers[name]["tokens"]["mean"] for name in own)
+        bounds = {"low": max(0.0, mean - half), "high": min(1.0, mean + half)}
+        found[domain] = {"accuracy": mean, **bounds, "tokens": tokens, "benchmarks": own}
     return found
 
 

@@ -123,3 +123,34 @@ def test_a_run_by_its_validations(tmp_path, capsys):
     assert main(["compare", str(run)]) == 2
     assert "is one evaluation" in capsys.readouterr().err
     assert main(["compare", str(tmp_path)]) == 2
+
+
+def test_a_page_with_links_to_the_responses(tmp_path, capsys):
+    folders = []
+    for name, score in (("before", 0.0), ("after", 1.0)):
+        folder = tmp_path / name
+        folder.mkdir()
+        facts = {"name": name, "window": 64, "benchmarks": {"set": {"reward": {"kind": "math"}}}}
+        (folder / "eval.json").write_text(json.dumps(facts))
+        problems = [
+            {"benchmark": "set", "id": f"<p/{i}>", "prompt": [{"role": "user", "content": "?"}], "gold": 7} for i in range(3)
+        ]
+        (folder / "problems.jsonl").write_text("".join(json.dumps(p) + "\n" for p in problems))
+        row = {
+            "benchmark": "set",
+            "sample": 0,
+            "tokens": 9,
+            "finish_reason": "stop",
+            "status": "ok",
+            "extracted": "7",
+            "detail": {},
+        }
+        rows = [row | {"problem": i, "score": score if i else 0.0, "text": "7"} for i in range(3)]
+        (folder / "samples.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+        folders.append(folder)
+    assert main(["compare", *map(str, folders), "--out", str(tmp_path / "page")]) == 0
+    page = (tmp_path / "page" / "compare.html").read_text()
+    assert 'href="view.html#set%3A%3Cp%2F1%3E"' in page and "&lt;p/2&gt;" in page and "<p/2>" not in page
+    assert "2 problems won against before" in page and "lost against" not in page
+    assert (tmp_path / "page" / "view.html").is_file()
+    capsys.readouterr()

@@ -48,7 +48,7 @@ def test_an_evaluation_keeps_every_sample(whole):
     found = read_evaluation(whole)
     answers = found.sets["two_numbers"]
     assert [len(row) for row in answers.samples] == [4] * 12 and [s.number for s in answers.samples[3]] == [0, 1, 2, 3]
-    summary = json.loads((whole / "summary.json").read_text())["two_numbers"]
+    summary = json.loads((whole / "summary.json").read_text())["benchmarks"]["two_numbers"]
     scores = [[s.score for s in row] for row in answers.samples]
     assert summary["accuracy"] == pytest.approx(sum(map(sum, scores)) / 48)
     assert summary["low"] <= summary["low_here"] <= summary["accuracy"] <= summary["high_here"] <= summary["high"]
@@ -126,7 +126,7 @@ def test_more_samples_and_other_questions(whole, model, tmp_path, capsys):
 
 def test_until_the_interval_is_tight(model, tmp_path, capsys):
     assert main(ask(model, tmp_path / "eval", "--until", "±3", n="")) == 0
-    summary = json.loads((tmp_path / "eval" / "summary.json").read_text())["two_numbers"]
+    summary = json.loads((tmp_path / "eval" / "summary.json").read_text())["benchmarks"]["two_numbers"]
     assert (summary["high_here"] - summary["low_here"]) / 2 <= 0.03
     assert summary["n"][0] < summary["n"][1]
     before = contents(tmp_path / "eval")
@@ -166,7 +166,7 @@ def test_folders_that_are_something_else(model, tmp_path, capsys):
 
 def test_exports(whole, model):
     assert main(ask(model, whole, "--export", "lm-eval", "--export", "lighteval")) == 0
-    summary = json.loads((whole / "summary.json").read_text())["two_numbers"]
+    summary = json.loads((whole / "summary.json").read_text())["benchmarks"]["two_numbers"]
     harness = json.loads((whole / "results_lm_eval.json").read_text())
     assert harness["results"]["two_numbers"]["exact_match,none"] == summary["accuracy"]
     assert harness["n-samples"]["two_numbers"] == {"original": 16, "effective": 12}
