@@ -42,7 +42,8 @@ th,td{padding:.45rem .8rem;text-align:left;vertical-align:top}th{color:var(--sof
 .numbers tr>:first-child{text-align:left;font-weight:600}
 .events :is(td,th){padding-block:.28rem}.events td{overflow-wrap:anywhere}.events td:nth-child(-n+3){white-space:nowrap}
 .grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,27rem),1fr));gap:1rem}
-figure{margin:.7rem 0;max-width:44rem;padding:.8rem .8rem .4rem;background:#fff}.grid figure{margin:0}figure,figcaption b{color:#1c2430}
+figure{margin:.7rem 0;max-width:44rem;padding:.8rem .8rem .4rem;background:#fff}.grid figure{margin:0}
+figure,figcaption b{color:#1c2430}
 figcaption{font-size:.85rem;color:#5b6675}figcaption b{font-size:1rem;margin-right:.4em}
 svg{display:block;width:100%;height:auto}figure p{font-size:.85rem;margin:.3rem 0 .5rem}
 details{padding:.6rem 1rem;margin:.5rem 0}summary{cursor:pointer;font-weight:600}pre{overflow-x:auto;font-size:.85rem}
