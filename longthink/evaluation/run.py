@@ -96,8 +96,9 @@ class Evaluation:
             rows = there[suite.name].samples
             wanted = [self.protocol.samples] * len(rows)
             if self.protocol.until:
-                counted = plan([[s.solved for s in row if s.score is not None] for row in rows], self.protocol.until).wanted
-                wanted = [n + sum(s.score is None for s in row) for n, row in zip(counted, rows, strict=True)]
+                known = [[s for at, s in enumerate(row) if s.number == at] for row in rows]  # up to the first that is not there
+                counted = plan([[s.solved for s in row if s.score is not None] for row in known], self.protocol.until).wanted
+                wanted = [n + sum(s.score is None for s in row) for n, row in zip(counted, known, strict=True)]
             for index, (row, most) in enumerate(zip(rows, wanted, strict=True)):
                 held = {s.number for s in row}
                 for sample in range(most):

@@ -132,6 +132,12 @@ def test_until_the_interval_is_tight(model, tmp_path, capsys):
     before = contents(tmp_path / "eval")
     assert main(ask(model, tmp_path / "eval", "--until", "3", n="")) == 0
     assert contents(tmp_path / "eval") == before
+    lines = before["samples.jsonl"].split(b"\n")[:-1]
+    random.Random(3).shuffle(lines)
+    (tmp_path / "eval" / "samples.jsonl").write_bytes(b"\n".join(lines[: len(lines) // 3]) + b"\n")
+    (tmp_path / "eval" / "summary.json").unlink()
+    assert main(ask(model, tmp_path / "eval", "--until", "3", n="")) == 0
+    assert contents(tmp_path / "eval") == before
 
 
 @pytest.mark.parametrize(
