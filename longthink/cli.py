@@ -318,6 +318,8 @@ def _analyze(args: argparse.Namespace) -> int:
 def _view(args: argparse.Namespace) -> int:
     from longthink.view import serve_view, write_view
 
+    if not 0 <= args.port <= 65_535:
+        raise RecipeError(f"view: --port {args.port}; expected 0 to 65535")
     if args.serve:
         serve_view(args.found, args.port)
     else:

@@ -147,17 +147,20 @@ def paired_difference(
 def paired_p(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> float:
     """The two-sided p of no difference, by the t-test whose interval `paired_difference` gives; 1 for a single problem.
 
-    >>> round(paired_p([[1], [1], [1], [0]], [[0], [0], [0], [0]]), 4)  # t = 0.75 / 0.25 = 3, three degrees of freedom
-    0.0577
+    No less than 2 / 2^k for the k problems that differ: as many signs may fall alike by chance.
+
+    >>> round(paired_p([[1], [1], [1], [0]], [[0], [0], [0], [0]]), 4)  # t = 3 gives 0.0577, but three signs alike are a quarter
+    0.25
     """
     each = [_mean(x) - _mean(y) for x, y in zip(a, b, strict=True)]
     mean, df = _mean(each), len(each) - 1
     if df < 1:
         return 1.0
     error = math.sqrt(math.fsum((v - mean) ** 2 for v in each) / df / len(each))
-    if error == 0.0:
-        return 0.0 if mean else 1.0
-    return 2.0 * _upper_tail(abs(mean) / error, df)
+    if not mean:
+        return 1.0
+    fewest = min(1.0, 2.0 * 0.5 ** sum(v != 0.0 for v in each))  # what no test by signs can go below
+    return max(fewest, 2.0 * _upper_tail(abs(mean) / error, df) if error else 0.0)
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -229,7 +232,8 @@ def best_at_k(scores: Sequence[float], k: int) -> float:
     if not 1 <= k <= n:
         raise ValueError(f"n {n}, k {k}; expected 1 <= k <= n")
     below = sorted(scores)
-    return math.fsum(math.comb(i, k - 1) * below[i] for i in range(k - 1, n)) / math.comb(n, k)
+    every = math.comb(n, k)
+    return math.fsum(math.comb(i, k - 1) / every * below[i] for i in range(k - 1, n))
 
 
 def running_mean(values: Sequence[float], reach: int) -> list[float]:

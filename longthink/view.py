@@ -11,7 +11,7 @@ import json
 import re
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from urllib.parse import parse_qs, urlsplit
 from longthink import storage
 from longthink.analysis.behaviour import WORDS
 from longthink.errors import CheckpointError, EngineError, TaskError
-from longthink.evaluation.results import is_evaluation, read_evaluation
+from longthink.evaluation.gather import VALIDATION, gather, set_name
+from longthink.evaluation.results import Evaluated, is_evaluation
 from longthink.web import Front, JsonHandler
 
 __all__ = ["CASES", "Gallery", "gallery", "serve_view", "write_view"]
@@ -29,7 +30,7 @@ HERE = Path(__file__).parent
 CASES = "cases.json"  # in the folder of a run or an evaluation: what was kept, and goes into its report
 MAX_PAGE = 64 << 20  # bytes of a static page
 MAX_CASES = 16 << 20
-STEP = re.compile(r"step_(\d+)(?:\.(.+))?\.jsonl")
+STEP = re.compile(r"step_(\d+)\.jsonl")
 
 
 class Gallery:
@@ -68,14 +69,18 @@ class Gallery:
         return [x["i"] for x in self.items if (x["source"], x["key"], x["sample"], x.get("step")) in named]
 
 
-def gallery(paths: Sequence[Path]) -> Gallery:
-    """The responses of a run's steps and validations, or of one or several evaluations. Raises: CheckpointError for others."""
+def gallery(paths: Sequence[Path], keys: Collection[str] | None = None) -> Gallery:
+    """The responses of a run's steps and validations, or of one or several evaluations; of those `keys` alone, if they are given.
+
+    A key is `set:problem`. Raises: CheckpointError for a folder that is neither.
+    """
+    evaluations = gather([path for path in paths if is_evaluation(path)])
     made = Gallery("longthink view: " + " and ".join(path.resolve().name for path in paths), paths[0])
     for path in paths:
         if is_evaluation(path):
-            _add_evaluation(made, path)
+            _add_evaluation(made, evaluations.pop(0), keys)
         elif (path / "rollouts").is_dir():
-            _add_run(made, path)
+            _add_run(made, path, keys)
         else:
             raise CheckpointError(f"{path}: neither an evaluation nor a run; expected the folder of `longthink eval` or `train`")
     if not made.items:
@@ -83,35 +88,38 @@ def gallery(paths: Sequence[Path]) -> Gallery:
     return made
 
 
-def _add_evaluation(made: Gallery, path: Path) -> None:
-    found = read_evaluation(path)
+def _add_evaluation(made: Gallery, found: Evaluated, keys: Collection[str] | None) -> None:
     for name, answers in found.sets.items():
         for problem, row in zip(answers.problems, answers.samples, strict=True):
+            key = f"{name}:{problem['id']}"
+            if keys is not None and key not in keys:
+                continue
             shown = {"prompt": problem["prompt"], "gold": problem["gold"]}
             for s in row:
                 item = {"source": found.name, "set": name, "problem": problem["id"], "sample": s.number, "tokens": s.tokens}
                 item |= {"score": s.score, "status": s.status, "finish": s.finish_reason, "extracted": s.extracted}
-                made.add(item, f"{name}:{problem['id']}", shown, s.text)
+                made.add(item, key, shown, s.text)
 
 
-def _add_run(made: Gallery, path: Path) -> None:
+def _add_run(made: Gallery, path: Path, keys: Collection[str] | None) -> None:
     stages = {row["step"]: row.get("stage", 0) for row in storage.read_lines(path / "metrics.jsonl")}
     for file in sorted((path / "rollouts").glob("step_*.jsonl")):
-        named = STEP.fullmatch(file.name)
-        for row in storage.read_lines(file) if named else ():
+        validated = VALIDATION.fullmatch(file.name)
+        for row in storage.read_lines(file) if validated or STEP.fullmatch(file.name) else ():
             step, verdict = int(row["step"]), row["verdict"]
-            use = (named[2] if named else None) or "training"
+            use = set_name(validated[2], row["domain"]) if validated else "training"
+            key = f"{use}:{row['problem']}"
+            if keys is not None and key not in keys:
+                continue
             item = {"source": f"{path.resolve().name} step {step}", "set": use, "stage": stages.get(step, 0), "step": step}
             item |= {"problem": row["problem"], "sample": row["sample"], "tokens": len(row["response_ids"])}
             item |= {"score": row["reward"], "status": verdict["status"], "finish": row["finish_reason"]}
-            made.add(
-                item | {"extracted": verdict["extracted"]}, f"{use}:{row['problem']}", {"prompt": row["prompt"]}, row["text"]
-            )
+            made.add(item | {"extracted": verdict["extracted"]}, key, {"prompt": row["prompt"]}, row["text"])
 
 
-def write_view(paths: Sequence[Path], out: Path) -> Path:
-    """The page about these runs or evaluations. Raises: TaskError where it would be too large for a browser."""
-    page = gallery(paths).page(whole=True)
+def write_view(paths: Sequence[Path], out: Path, keys: Collection[str] | None = None) -> Path:
+    """The page about these runs or evaluations, or some of their problems. Raises: TaskError where it would be too large."""
+    page = gallery(paths, keys).page(whole=True)
     if len(page) > MAX_PAGE:
         raise TaskError(f"the page would have {len(page) >> 20} MiB; look at it with --serve, which sends texts as they are read")
     storage.replace_file(out, page)
@@ -128,6 +136,9 @@ class Handler(JsonHandler):
         super().__init__(*args)
 
     def do_GET(self) -> None:
+        if not self._local():
+            self.answer(403, {"error": "only this machine may look"})
+            return
         path, asked = urlsplit(self.path).path, parse_qs(urlsplit(self.path).query)
         number = asked.get("i", [""])[0]
         if path == "/":
@@ -143,13 +154,21 @@ class Handler(JsonHandler):
 
     def do_POST(self) -> None:
         here = self.headers.get("Host")
-        if self.path != "/cases" or self.headers.get("Origin", f"http://{here}") != f"http://{here}":
+        foreign = self.headers.get("Origin", f"http://{here}") != f"http://{here}"
+        if self.path != "/cases" or foreign or not self._local():
             self.refuse_path("/, /text, /search and /cases (POST)")
             return
         cases = self.body()
-        if cases is not None:
-            storage.replace_file(self.gallery.home / CASES, json.dumps(cases, indent=1, ensure_ascii=False).encode())
+        if cases is not None and not isinstance(cases, list):
+            self.answer(400, {"error": "expected a list of cases"})
+        elif cases is not None:
+            storage.replace_file(self.gallery.home / CASES, json.dumps(cases, indent=1, ensure_ascii=True).encode())
             self.answer(200, {"saved": len(cases)})
+
+    def _local(self) -> bool:
+        """Whether the request names this machine: a page elsewhere may have its own name point here."""
+        host = (self.headers.get("Host") or "").rpartition(":")[0]
+        return host in ("127.0.0.1", "localhost")
 
 
 def serve_view(paths: Sequence[Path], port: int) -> None:

@@ -50,6 +50,16 @@ def test_the_page_holds_every_response_as_text(two):
     assert json.loads(data)["texts"][1] == HOSTILE and "$DATA" not in page and "$DIGEST" not in page
 
 
+def test_two_folders_of_one_name_stay_apart(two):
+    for folder in two:
+        (folder / "eval").mkdir()
+        for name in ("eval.json", "problems.jsonl", "samples.jsonl"):
+            text = (folder / name).read_text().replace(f'"name": "{folder.name}"', '"name": "eval"')
+            (folder / "eval" / name).write_text(text)
+    made = gallery([folder / "eval" for folder in two])
+    assert {item["source"] for item in made.items} == {"before/eval", "after/eval"}
+
+
 def test_a_run_by_step_and_stage(tmp_path, capsys):
     run = tmp_path / "run"
     (run / "rollouts").mkdir(parents=True)
@@ -77,7 +87,9 @@ def test_a_served_gallery_sends_texts_one_by_one_and_keeps_cases(two):
         cases = [{"source": "after", "key": "set:p0", "sample": 0, "text": "7"}]
         urllib.request.urlopen(urllib.request.Request(f"{address}cases", json.dumps(cases).encode())).read()
         foreign = urllib.request.Request(f"{address}cases", b"[]", {"Origin": "http://elsewhere"})
-        for bad in (f"{address}text?i=99", f"{address}text?i=-1", f"{address}etc/passwd", foreign):
+        rebound = urllib.request.Request(f"{address}text?i=1", headers={"Host": "evil.example"})
+        none = urllib.request.Request(f"{address}cases", b"3")
+        for bad in (f"{address}text?i=99", f"{address}text?i=-1", f"{address}etc/passwd", foreign, rebound, none):
             with pytest.raises(urllib.error.HTTPError):
                 urllib.request.urlopen(bad)
         process.terminate()

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from longthink.analysis.exhibit import Exhibit
+from longthink.analysis.exhibit import Exhibit, stem
 from longthink.evaluation.results import Evaluated, Sample
 from longthink.reports.page import COLOURS
 from longthink.rewards.language import script
@@ -117,4 +117,4 @@ def _endings(found: Sequence[Evaluated], name: str) -> Exhibit:
         numbers = (100 * repeated.mean, 100 * endless.mean, 100 * endless.low, 100 * endless.high, 100 * unclosed.mean)
         rows.append((evaluated.name, *numbers, listed))
     columns = ("model", "repeated 3-grams %", "no end %", "low", "high", "thinking not ended %", "scripts of letters")
-    return Exhibit(f"endings_{name}", f"Repetition, ends and scripts: {name}", "", columns, rows)
+    return Exhibit(stem("endings", name), f"Repetition, ends and scripts: {name}", "", columns, rows)

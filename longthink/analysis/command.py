@@ -53,6 +53,8 @@ def _of_folders(args: argparse.Namespace) -> list[Exhibit]:
             odd = next(path for path in args.found if path not in runs)
             raise RecipeError(f"analyze {args.kind}: {odd} is no run; expected the folder of `longthink train`")
         return [cost(runs, step=args.step, price=args.price)] if args.kind == "cost" else curves(runs)
+    if args.cutoffs and min(args.cutoffs) < 1:
+        raise RecipeError(f"--cutoffs {min(args.cutoffs)}: expected tokens, at least 1")
     found = gather(args.found)
     exhibits: list[Exhibit] = []
     for name, make in _makers(args).items():
@@ -110,7 +112,7 @@ def _contamination(args: argparse.Namespace) -> Exhibit:
     for path in args.train:
         task = load_part(Task, {"kind": "file", "test": str(path), "empty_golds": "drop"})
         rows = [task.problem("test", i) for i in range(task.size("test") or 0)]
-        training |= prompts_text([{"id": p.id, "prompt": p.prompt} for p in rows])
+        training |= prompts_text([{"id": f"{path}:{p.meta['row']}", "prompt": p.prompt} for p in rows])
     suites = load_suites(args.on, args.data, read_protocol("still3"), {"kind": "math"})
     asked = {s.name: prompts_text([{"id": p.id, "prompt": p.prompt} for p in map(s.problem, range(s.rows))]) for s in suites}
     return contamination(training, asked)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from longthink.analysis.exhibit import Exhibit
+from longthink.analysis.exhibit import Exhibit, stem
 from longthink.evaluation.results import Evaluated
 from longthink.reports.page import BLUE, GREEN, ORANGE
 from longthink.window import geometric_cutoffs, next_windows, recommend, window_curve
@@ -56,7 +56,7 @@ def coverage(evaluated: Evaluated, name: str, cutoffs: Sequence[int] = ()) -> Ex
     columns = ("window", "correct %", "low", "high", "pass@n %", "longer %")
     title = f"Coverage by window: {evaluated.name}, {name}"
     return Exhibit(
-        f"coverage_{_stem(evaluated)}_{name}",
+        stem("coverage", evaluated.name, name),
         title,
         "one long sampling, cut",
         columns,
@@ -65,7 +65,3 @@ def coverage(evaluated: Evaluated, name: str, cutoffs: Sequence[int] = ()) -> Ex
         ("window (tokens)", "%"),
         draw,
     )
-
-
-def _stem(evaluated: Evaluated) -> str:
-    return "".join(c if c.isalnum() else "_" for c in evaluated.name)

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longthink import storage
+from longthink.engines.served import printable
 from longthink.reports.page import STYLE, document, figure, rows_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Exhibit", "shown", "write_exhibits"]
+__all__ = ["Exhibit", "shown", "stem", "write_exhibits"]
 
 PNG_SIZE, PNG_DPI = (6.4, 4.0), 160
 
@@ -38,7 +39,16 @@ class Exhibit:
         cells = [list(self.columns), *([shown(v) for v in row] for row in self.rows)]
         widths = [max(len(row[i]) for row in cells) for i in range(len(self.columns))]
         lines = ["  ".join([row[0].ljust(widths[0]), *(map(str.rjust, row[1:], widths[1:]))]).rstrip() for row in cells]
-        return "\n".join(filter(None, [self.title, *lines, self.said]))
+        return "\n".join(printable(line) for line in [self.title, *lines, *self.said.splitlines()] if line)
+
+
+def stem(*names: str) -> str:
+    """A file's stem of names that may hold anything.
+
+    >>> stem("coverage", "step 5", "narrow/few")
+    'coverage_step_5_narrow_few'
+    """
+    return "_".join("".join(c if c.isalnum() else "_" for c in name) for name in names)
 
 
 def shown(value: Any) -> str:

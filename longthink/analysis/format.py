@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from longthink.analysis.exhibit import Exhibit
+from longthink.analysis.exhibit import Exhibit, stem
 from longthink.evaluation.results import Evaluated, Sample
 from longthink.stats import paired_difference, score_interval
 
@@ -37,4 +37,4 @@ def format_split(found: Sequence[Evaluated], name: str) -> Exhibit:
         rows.append((evaluated.name, *levels, *cells))
     columns = ("model", "strict %", "lenient %", "gain over the first", "of it the task", "of it the format")
     title = f"Learned the task, learned the format: {name}"
-    return Exhibit(f"format_{name}", title, "", columns, rows)
+    return Exhibit(stem("format", name), title, "", columns, rows)

@@ -5,7 +5,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from longthink.analysis.cost import published
-from longthink.analysis.exhibit import Exhibit
+from longthink.analysis.exhibit import Exhibit, stem
 from longthink.evaluation.compare import Comparison
 from longthink.evaluation.results import Evaluated
 from longthink.reports.page import BLUE, COLOURS, GREEN, GREY, ORANGE
@@ -58,7 +58,7 @@ def frontier(made: Comparison, name: str, *, beside: bool = False) -> Exhibit:
     columns = ("model", "tokens", "low", "high", "accuracy %", "low", "high", "frontier", "ΔAcc/CR")
     note = "up and to the left is better; a run's steps are joined in their order"
     labels = ("mean tokens per response", "accuracy (%)")
-    return Exhibit(f"frontier_{name}", f"Accuracy × tokens: {name}", note, columns, rows, said, labels, draw)
+    return Exhibit(stem("frontier", name), f"Accuracy × tokens: {name}", note, columns, rows, said, labels, draw)
 
 
 def bars(made: Comparison, found: Sequence[Evaluated]) -> Exhibit:
@@ -104,4 +104,4 @@ def sizes(made: Comparison, found: Sequence[Evaluated], name: str) -> Exhibit | 
     said = f"Mean of the published: {fmean(r[2] for r in theirs):.1f} %"
     columns = ("model", "billion parameters", "accuracy %", "said by")
     labels = ("billion parameters", "accuracy (%)")
-    return Exhibit(f"size_{name}", f"Accuracy by size: {name}", "crosses are published", columns, rows, said, labels, draw)
+    return Exhibit(stem("size", name), f"Accuracy by size: {name}", "crosses are published", columns, rows, said, labels, draw)

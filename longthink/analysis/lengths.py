@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from statistics import fmean, quantiles
 from typing import TYPE_CHECKING, Any
 
-from longthink.analysis.exhibit import Exhibit
+from longthink.analysis.exhibit import Exhibit, stem
 from longthink.evaluation.results import Answers, Evaluated, Sample
 from longthink.part import load_part
 from longthink.reports.page import BLUE, ORANGE
@@ -37,9 +37,8 @@ def lengths(evaluated: Evaluated, name: str) -> Exhibit:
             )
 
     columns = ("responses", "number", "mean", "1st quartile", "median", "3rd quartile", "longest")
-    stem = "".join(c if c.isalnum() else "_" for c in evaluated.name)
     title = f"Tokens of responses: {evaluated.name}, {name}"
-    return Exhibit(f"lengths_{stem}_{name}", title, "", columns, rows, said, ("tokens", "responses"), draw)
+    return Exhibit(stem("lengths", evaluated.name, name), title, "", columns, rows, said, ("tokens", "responses"), draw)
 
 
 def _quartiles(values: Sequence[int]) -> tuple[float, float, float]:
@@ -71,7 +70,7 @@ def overthinking(found: Sequence[Evaluated], name: str) -> Exhibit:
         spent = [v for i in (before, after) for v in ((i.mean, i.high - i.mean) if i else (None, None))]
         rows.append((evaluated.name, *spent, sum(map(len, right)), share))
     columns = ("model", "tokens to it", "±", "tokens after it", "±", "right responses", "wrong that had it %")
-    return Exhibit(f"overthinking_{name}", f"Tokens to the first right answer, and after: {name}", "", columns, rows)
+    return Exhibit(stem("overthinking", name), f"Tokens to the first right answer, and after: {name}", "", columns, rows)
 
 
 def first_hits(answers: Answers) -> list[list[tuple[Sample, float | None]]]:
@@ -89,7 +88,8 @@ def first_hits(answers: Answers) -> list[list[tuple[Sample, float | None]]]:
     for i, row in enumerate(looked):
         found.append([])
         for j, sample in enumerate(row):
-            ends = (end for k, (_, end) in enumerate(pieces(sample.text)) if verdicts[i, j, k].detail.get("lenient") == 1.0)
+            judged = ((end, verdicts[i, j, k]) for k, (_, end) in enumerate(pieces(sample.text)))
+            ends = (end for end, v in judged if max(v.score or 0.0, v.detail.get("lenient") or 0.0) >= 1.0)
             found[-1].append((sample, next(ends, None)))
     return found
 

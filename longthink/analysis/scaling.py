@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from longthink.analysis.exhibit import Exhibit
+from longthink.analysis.exhibit import Exhibit, stem
 from longthink.evaluation.results import Evaluated
 from longthink.evaluation.scores import ballots
 from longthink.evaluation.votes import majority_curve
@@ -30,11 +30,11 @@ def scaling(found: Sequence[Evaluated], name: str, seed: int = 0, *, replace: bo
         f"{own[0]}: {own[2]:.1f} % with {own[1]} samples" for own in ([r for r in rows if r[0] == e.name][-1] for e in found)
     )
     exhibits = []
-    for stem, axis, column in (("scaling", "samples", 1), ("scaling_tokens", "tokens", 4)):
+    for kind, axis, column in (("scaling", "samples", 1), ("scaling_tokens", "tokens", 4)):
         title, labels = f"Majority vote by {axis}: {name}", (f"{axis} a problem", "maj@k (%)")
         words = said if column == 1 else ""
         note = "mean and std of 300 resamplings"
-        exhibits.append(Exhibit(f"{stem}_{name}", title, note, columns, rows, words, labels, _drawing(rows, column)))
+        exhibits.append(Exhibit(stem(kind, name), title, note, columns, rows, words, labels, _drawing(rows, column)))
     return exhibits
 
 

@@ -17,11 +17,12 @@ import numpy as np
 from longthink.errors import EngineError
 from longthink.types import Request, Rollout, RolloutId, Segment
 
-__all__ = ["ServedEngine"]
+__all__ = ["ServedEngine", "printable"]
 
 UNKNOWN = -1  # in place of token ids a server does not tell
 PAUSE_S = (0.5, 30.0)  # between attempts: the first and the longest
 MAX_REPLY = 256 << 20  # bytes
+MAX_TOKENS = 1 << 24  # of one response
 CHUNK = 1 << 16
 SEEDS = 1 << 63  # what the protocol has room for
 HOPELESS = 8  # failures in a row after which nothing more is asked
@@ -34,8 +35,10 @@ class Refused(Exception):
 class ServedEngine:
     """`address` is a server's, up to and with /v1; at most `concurrency` requests are out at a time.
 
+    A request that is refused (any other 4xx) ends as an aborted rollout without text; when the first eight problems are, nothing
+    more is asked.
     A reply that is late (`timeout_s` in all, however slowly it comes), cut short, not JSON, 408, 429 or 5xx is asked for
-    again, up to `attempts` times with growing pauses. What then still fails, or is refused (any other 4xx), is kept back,
+    again, up to `attempts` times with growing pauses. What then still fails is kept back,
     and when all others have ended EngineError says how many and why: nothing that came is lost. Tokens are the server's
     count (usage.completion_tokens); their ids are unknown. `reasoning_content` is put back between <think> and </think>.
     The key is OPENAI_API_KEY's, where it is set.
@@ -56,7 +59,7 @@ class ServedEngine:
         self._waiting: deque[Request] = deque()
         self._out = 0
         self._jobs: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
-        self._results: queue.SimpleQueue[tuple[Request, dict[str, Any] | str]] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[tuple[Request, dict[str, Any] | str | Refused]] = queue.SimpleQueue()
         self._ended = threading.Event()
         self.model = model or self._only_model()
         for number in range(concurrency):
@@ -75,20 +78,26 @@ class ServedEngine:
 
     def finished(self) -> Iterator[Rollout]:
         failed: list[str] = []
-        in_a_row = 0
+        in_a_row, refused_groups, answered = 0, set[int](), False
         while self._waiting or self._out:
             while self._waiting and self._out < self.concurrency:
                 self._jobs.put(self._waiting.popleft())
                 self._out += 1
             request, found = self._results.get()
             self._out -= 1
-            if isinstance(found, str):
+            if isinstance(found, Refused):
+                refused_groups.add(request.id.group)
+                if not answered and len(refused_groups) >= HOPELESS:  # not one problem's fault
+                    failed.append(str(found))
+                    self._waiting.clear()
+                yield self._rollout(request, {"text": "", "tokens": 0, "finish_reason": "aborted"})
+            elif isinstance(found, str):
                 failed.append(found)
                 in_a_row += 1
                 if in_a_row >= max(HOPELESS, self.concurrency):
                     self._waiting.clear()
             else:
-                in_a_row = 0
+                in_a_row, answered = 0, True
                 yield self._rollout(request, found)
         if failed:
             raise EngineError(
@@ -116,16 +125,17 @@ class ServedEngine:
         while (request := self._jobs.get()) is not None:
             self._results.put((request, self._answered(request)))
 
-    def _answered(self, request: Request) -> dict[str, Any] | str:
+    def _answered(self, request: Request) -> dict[str, Any] | str | Refused:
         path, body = self._asked(request)
         pause, why = PAUSE_S[0], ""
         for attempt in range(self.attempts):
             try:
                 return _read(self._ask(path, body))
             except Refused as e:
-                return f"refused: {e}"
-            except (OSError, http.client.HTTPException, ValueError, KeyError, IndexError, TypeError) as e:
-                why = f"{type(e).__name__}: {e}"[:300]
+                self.notice(f"{self.address}: refused: {e}")
+                return e
+            except Exception as e:  # a reply may be anything; a thread that died would be waited for
+                why = printable(f"{type(e).__name__}: {e}"[:300])
             if attempt == 0:
                 self.notice(f"{self.address}: {why}; asking again")
             if self._ended.wait(pause):
@@ -155,7 +165,7 @@ class ServedEngine:
             ) as reply:
                 return json.loads(_whole(reply, until))
         except urllib.error.HTTPError as e:
-            said = e.read(2000).decode(errors="replace").strip()[:300]
+            said = printable(e.read(2000).decode(errors="replace").strip()[:300])
             if e.code in (408, 425, 429) or e.code >= 500:
                 raise OSError(f"HTTP {e.code}: {said}") from None
             raise Refused(f"HTTP {e.code}: {said}") from None
@@ -173,6 +183,15 @@ class ServedEngine:
         if len(names) != 1:
             raise EngineError(f"{self.address} serves {', '.join(names) or 'no model'}; name one with --served-model")
         return names[0]
+
+
+def printable(text: str) -> str:
+    r"""The text without what a terminal would obey.
+
+    >>> printable("down\x1b[2J")
+    'down\\x1b[2J'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _whole(reply: Any, until: float) -> bytes:
@@ -196,8 +215,10 @@ def _read(reply: dict[str, Any]) -> dict[str, Any]:
     message = choice.get("message") or {}
     text = choice["text"] if "text" in choice else message["content"] or ""
     if thought := message.get("reasoning_content") or message.get("reasoning"):
-        text = f"<think>{thought}</think>{text}"
+        text = f"<think>{thought}" + (f"</think>{text}" if text or choice.get("finish_reason") != "length" else "")
     if not isinstance(text, str):
         raise TypeError(f"the text is {type(text).__name__}")
-    reason = "length" if choice.get("finish_reason") == "length" else "stop"
-    return {"text": text, "tokens": int(reply["usage"]["completion_tokens"]), "finish_reason": reason}
+    reason, tokens = "length" if choice.get("finish_reason") == "length" else "stop", int(reply["usage"]["completion_tokens"])
+    if not 0 <= tokens <= MAX_TOKENS:
+        raise ValueError(f"usage.completion_tokens is {tokens}")
+    return {"text": text, "tokens": tokens, "finish_reason": reason}

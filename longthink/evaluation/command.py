@@ -28,6 +28,9 @@ def evaluate(args: argparse.Namespace) -> int:
     if unknown := sorted(set(settings) - {"model", "engine"}):
         raise RecipeError(f"--set {unknown[0]}: an evaluation takes settings of model and engine alone")
     suites = load_suites(args.on, args.data, protocol, {"kind": args.reward})
+    for suite in suites:
+        if expected := suite.facts().get("expected_rows"):
+            print(f"note: {suite.name} has {suite.rows} rows in {suite.file}, and {expected} as published")
     asked = {"window": protocol.window, "table": settings, "served": args.served_model}
     out = args.out or Path("evals") / _model_name(args.model)
     with open_model(args.model, **asked, concurrency=args.concurrency, timeout_s=args.timeout, notice=print) as model:
@@ -63,7 +66,7 @@ def _protocol(args: argparse.Namespace) -> Protocol:
 
 def _model_name(model: str) -> str:
     """What a model is called by default: its folder's name, with the run's where it is a checkpoint."""
-    if model.startswith("http"):
+    if model.startswith(("http://", "https://")):
         return model.split("//", 1)[1].split("/")[0].replace(":", "_")
     path = Path(model).resolve()
     return f"{path.parents[1].name}_{path.name}" if path.parent.name == "checkpoints" else path.name

@@ -7,7 +7,8 @@ from typing import NamedTuple
 from longthink.analysis.frontier import Domination, Point, dominations, efficiency
 from longthink.errors import TaskError
 from longthink.evaluation.gather import common_sets
-from longthink.evaluation.results import Evaluated, Sample
+from longthink.evaluation.results import SUMMARY, Evaluated, Sample, is_evaluation
+from longthink.evaluation.scores import unbiased
 from longthink.stats import Interval, holm, mean_interval, paired_difference, paired_p, score_interval
 
 __all__ = ["Comparison", "Pair", "compare", "table"]
@@ -86,7 +87,7 @@ def _shared(name: str, found: Sequence[Evaluated]) -> list[int]:
 
 
 def _point(evaluated: Evaluated, rows: Sequence[Sequence[Sample]]) -> Point:
-    scores = [[s.score or 0.0 for s in row] for row in rows]
+    scores = unbiased([[s.score or 0.0 for s in row] for row in rows], float(evaluated.facts.get("until", 0.0)))
     lengths = [[float(s.tokens) for s in row] for row in rows]
     return Point(evaluated.name, score_interval(scores), mean_interval(lengths), scores, lengths)
 
@@ -102,15 +103,20 @@ def _efficiencies(points: Mapping[str, Sequence[Point]], count: int) -> dict[str
 
 def _warnings(found: Sequence[Evaluated]) -> list[str]:
     """What makes a comparison unfair: other windows, draws or graders."""
-    said = []
+    said = [
+        f"{e.name} is unfinished: what ended first is counted, and that is shorter than the rest"
+        for e in found
+        if is_evaluation(e.folder) and not (e.folder / SUMMARY).is_file()
+    ]
     for key in ("window", "temperature", "top_p", "truncated", "seed"):
         values = list(dict.fromkeys(e.facts.get(key) for e in found))
         if len(values) > 1:
             said.append(f"they differ in {key}: {', '.join(map(str, values))}")
     for name in found[0].sets:
-        graders = list(dict.fromkeys(str(e.sets[name].facts.get("reward")) for e in found if name in e.sets))
-        if len(graders) > 1:
-            said.append(f"{name}: they were graded differently: {', '.join(graders)}")
+        for key, what in (("reward", "graded"), ("task", "asked")):
+            given = list(dict.fromkeys(str(e.sets[name].facts.get(key)) for e in found if name in e.sets))
+            if len(given) > 1:
+                said.append(f"{name}: they were {what} differently: {', '.join(given)}")
     return said
 
 

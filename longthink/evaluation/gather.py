@@ -7,9 +7,9 @@ from typing import Any
 
 from longthink import storage
 from longthink.errors import CheckpointError, TaskError
-from longthink.evaluation.results import Answers, Evaluated, Sample, is_evaluation, read_evaluation
+from longthink.evaluation.results import Answers, Evaluated, Sample, is_evaluation, read_evaluation, voted
 
-__all__ = ["common_sets", "gather"]
+__all__ = ["VALIDATION", "common_sets", "gather", "set_name"]
 
 VALIDATION = re.compile(r"step_(\d+)\.validation(?:\.(.+))?\.jsonl")
 
@@ -27,22 +27,37 @@ def gather(paths: Sequence[Path]) -> list[Evaluated]:
             found += _validations(path)
         else:
             raise CheckpointError(f"{path}: neither an evaluation nor a run; expected the folder of `longthink eval` or `train`")
-    names = [e.name for e in found]
-    return [
-        Evaluated(e.folder, {**e.facts, "name": f"{e.folder.resolve().parent.name}/{e.name}"}, e.sets)
-        if names.count(e.name) > 1
-        else e
-        for e in found
-    ]
+    return _named(found)
+
+
+def _named(found: list[Evaluated]) -> list[Evaluated]:
+    """The same with names that tell them apart: by the folder, by the one above, at last by number."""
+    for qualify in (_by_folder, lambda e, i: f"{e.folder.resolve().parent.name}/{e.name}", lambda e, i: f"{e.name} #{i + 1}"):
+        names = [e.name for e in found]
+        found = [
+            Evaluated(e.folder, {**e.facts, "name": qualify(e, i)}, e.sets) if names.count(e.name) > 1 else e
+            for i, e in enumerate(found)
+        ]
+    return found
+
+
+def _by_folder(evaluated: Evaluated, _: int) -> str:
+    name = evaluated.folder.resolve().name
+    return evaluated.name if evaluated.name == name else f"{name}/{evaluated.name}"
 
 
 def common_sets(found: Sequence[Evaluated]) -> list[str]:
     """The benchmarks all have. Raises: TaskError where there is none, or where one name stands for different problems."""
-    names = [name for name in found[0].sets if all(name in e.sets for e in found)]
+    names = [name for name in found[0].sets if all(name in e.sets and e.sets[name].graded for e in found)]
     if not names:
         held = "; ".join(f"{e.name}: {', '.join(e.sets)}" for e in found)
-        raise TaskError(f"no benchmark is common to all ({held}); evaluate them on the same --on")
+        raise TaskError(f"no benchmark with a graded sample is common to all ({held}); evaluate them on the same --on")
     for name in names:
+        sums = {e.sets[name].facts.get("sha256") for e in found} - {None}
+        if len(sums) > 1:
+            raise TaskError(
+                f"{name}: they were evaluated on different rows of that name (checksums differ); evaluate both on one file"
+            )
         ids = [[p["id"] for p in e.sets[name].problems] for e in found]
         odd = next((e for e, own in zip(found, ids, strict=True) if own != ids[0]), None)
         if odd is not None:
@@ -59,7 +74,7 @@ def _validations(run: Path) -> list[Evaluated]:
     for path in sorted((run / "rollouts").glob("step_*.validation*.jsonl")):
         if named := VALIDATION.fullmatch(path.name):
             for row in storage.read_lines(path):
-                name = "/".join(filter(None, (named[2], row["domain"]))) or "validation"
+                name = set_name(named[2], row["domain"])
                 steps.setdefault(int(named[1]), {}).setdefault(name, []).append(row)
     if not steps:
         raise CheckpointError(f"{run}: the run has no validation to compare; set validation.every in its recipe")
@@ -71,6 +86,11 @@ def _validations(run: Path) -> list[Evaluated]:
     return found
 
 
+def set_name(blended: str | None, domain: str) -> str:
+    """What a run's validation set is called: by its name in the blend and by the domain, where there are any."""
+    return "/".join(dict.fromkeys(filter(None, (blended, domain)))) or "validation"
+
+
 def _answers(name: str, rows: Sequence[dict[str, Any]]) -> Answers:
     numbers = {group: i for i, group in enumerate(sorted({row["group"] for row in rows}))}
     problems: list[dict[str, Any]] = [{} for _ in numbers]
@@ -80,4 +100,4 @@ def _answers(name: str, rows: Sequence[dict[str, Any]]) -> Answers:
         problems[at] = {"id": row["problem"], "prompt": row["prompt"], "gold": None}
         graded = (verdict["score"], verdict["status"], verdict["extracted"], verdict["detail"].get("lenient"))
         samples[at].append(Sample(row["sample"], row["text"], len(row["response_ids"]), row["finish_reason"], *graded))
-    return Answers(name, {}, problems, samples)
+    return Answers(name, {}, problems, [voted(row) for row in samples])

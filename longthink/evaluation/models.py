@@ -49,9 +49,10 @@ class LocalModel:
         whole = {"name": "eval", "task": {"kind": "countdown"}, "reward": {"kind": "countdown"}, "rollout": {"window": window}}
         recipe = resolve(parse_recipe({**whole, **table, "model": {**table.get("model", {}), "path": path}}, "eval"))
         self.tokenizer, self.positions = folder.tokenizer, folder.config.max_positions
-        self.facts = {"model": path, "weights": weights_hash(Path(path)), "dtype": recipe.model.dtype}
+        self.facts: dict[str, Any] = {"model": path, "weights": weights_hash(Path(path)), "dtype": recipe.model.dtype}
         self.workers = recipe.workers
         self.engine = self.cluster = LocalCluster(recipe)
+        self.facts |= {"parameters": sum(p.numel() for p in self.cluster.learner.decoder.parameters())}
         self.cluster.evaluating = True
 
     def prompt(self, problem: Problem) -> Ints:
@@ -115,6 +116,6 @@ def open_model(
 
 
 def weights_hash(folder: Path) -> str:
-    """A digest of the weights' and the config's hashes: what tells two checkpoints of one name apart."""
-    files = sorted([*folder.glob("*.safetensors"), folder / "config.json"])
+    """A digest of the hashes of weights, config, tokenizer and template: what tells two checkpoints of one name apart."""
+    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.json"), *folder.glob("*.jinja")])
     return hashlib.sha256(json.dumps([[f.name, storage.file_hash(f)] for f in files]).encode()).hexdigest()[:16]

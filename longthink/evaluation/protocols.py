@@ -10,8 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from longthink.errors import TaskError
 from longthink.recipe import nearest
 
-__all__ = ["Protocol", "protocol_names", "read_protocol"]
+__all__ = ["Domain", "Protocol", "protocol_names", "read_protocol"]
 
+Domain = Literal["math", "code", "stem", "logic", "instructions"]
 FOLDER = Path(__file__).parent / "protocols"
 
 
@@ -28,10 +29,10 @@ class Protocol(BaseModel):
     top_k: int = Field(0, ge=0)
     window: int = Field(32768, ge=1)
     truncated: Literal["zero", "as_graded"] = "zero"
-    task: dict[str, dict[str, Any]] = {}
-    reward: dict[str, dict[str, Any]] = {}
+    task: dict[Domain, dict[str, Any]] = {}
+    reward: dict[Domain, dict[str, Any]] = {}
 
-    def of(self, domain: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    def of(self, domain: Domain) -> tuple[dict[str, Any], dict[str, Any]]:
         """The fields of task and verifier it sets for a domain."""
         return self.task.get(domain, {}), self.reward.get(domain, {})
 

@@ -15,7 +15,7 @@ from longthink import storage
 from longthink.errors import CheckpointError, TaskError
 from longthink.types import Rollout, Verdict
 
-__all__ = ["Answers", "Evaluated", "Sample", "is_evaluation", "read_evaluation", "sample_row"]
+__all__ = ["Answers", "Evaluated", "Sample", "is_evaluation", "read_evaluation", "sample_row", "verdict_row", "voted"]
 
 FACTS, PROBLEMS, SAMPLES, SUMMARY = "eval.json", "problems.jsonl", "samples.jsonl", "summary.json"
 
@@ -98,9 +98,13 @@ def is_evaluation(folder: Path) -> bool:
 def sample_row(benchmark: str, problem: int, number: int, rollout: Rollout, verdict: Verdict) -> dict[str, Any]:
     """A sample's line."""
     row = {"benchmark": benchmark, "problem": problem, "sample": number, "tokens": rollout.num_tokens}
-    row |= {"finish_reason": rollout.finish_reason, "score": verdict.score, "status": verdict.status}
-    row |= {"extracted": verdict.extracted, "detail": json.loads(json.dumps(dict(verdict.detail), default=repr))}
-    return row | {"text": rollout.text}
+    return row | {"finish_reason": rollout.finish_reason} | verdict_row(verdict) | {"text": rollout.text}
+
+
+def verdict_row(verdict: Verdict) -> dict[str, Any]:
+    """A verdict's part of the line."""
+    detail = json.loads(json.dumps(dict(verdict.detail), default=repr))
+    return {"score": verdict.score, "status": verdict.status, "extracted": verdict.extracted, "detail": detail}
 
 
 def read_evaluation(folder: Path) -> Evaluated:
@@ -115,15 +119,25 @@ def read_evaluation(folder: Path) -> Evaluated:
         for name, what in facts["benchmarks"].items():
             own = [p for p in problems if p["benchmark"] == name]
             samples: list[list[Sample]] = [[] for _ in own]
-            for row in rows:
-                if row["benchmark"] == name:
-                    samples[row["problem"]].append(_sample(row))
-            sets[name] = Answers(name, what, own, [sorted(given, key=lambda s: s.number) for given in samples])
+            whole = {(row["problem"], row["sample"]): row for row in reversed(rows) if row["benchmark"] == name}
+            for at, row in sorted(whole.items()):
+                samples[at[0]].append(_sample(row))
+            unvoted = any("vote" not in row for row in whole.values())
+            sets[name] = Answers(name, what, own, [voted(given) for given in samples] if unvoted else samples)
         return Evaluated(folder, facts, sets)
     except (KeyError, IndexError, TypeError, ValueError) as e:
         raise CheckpointError(
             f"{folder}: not as `longthink eval` writes it ({type(e).__name__}: {e}); evaluate into another"
         ) from None
+
+
+def voted(samples: Sequence[Sample]) -> list[Sample]:
+    """One problem's samples with votes by their answers' texts, those of full score as one: where votes were not counted yet."""
+    first: dict[object, int] = {}
+    return [
+        s if s.extracted is None else s._replace(vote=first.setdefault(True if s.solved else s.extracted, s.number))
+        for s in samples
+    ]
 
 
 def _sample(row: Mapping[str, Any]) -> Sample:

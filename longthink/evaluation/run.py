@@ -10,7 +10,7 @@ from typing import Any
 from longthink import storage
 from longthink.collect import Scored
 from longthink.engines.base import Stream
-from longthink.errors import CheckpointError, LongthinkError
+from longthink.errors import CheckpointError, LongthinkError, TaskError
 from longthink.evaluation.models import Model
 from longthink.evaluation.protocols import Protocol
 from longthink.evaluation.results import (
@@ -19,14 +19,16 @@ from longthink.evaluation.results import (
     SAMPLES,
     SUMMARY,
     Answers,
+    Sample,
     is_evaluation,
     read_evaluation,
     read_facts,
     sample_row,
+    verdict_row,
 )
 from longthink.evaluation.scores import by_domain, summary
 from longthink.evaluation.suite import Suite
-from longthink.evaluation.until import plan
+from longthink.evaluation.until import FIRST, plan
 from longthink.evaluation.votes import classes
 from longthink.progress import Progress
 from longthink.rewards.base import Reward
@@ -37,6 +39,7 @@ from longthink.types import Request, Rollout, RolloutId, Sampling, Verdict
 __all__ = ["evaluate_suites", "table"]
 
 SEEDS = 1 << 63  # as many as a server can be told: samples are the same from either
+OURS = (FACTS, PROBLEMS, SAMPLES, SUMMARY, *(f".{name}.tmp" for name in (FACTS, PROBLEMS, SAMPLES, SUMMARY)))
 AT_ONCE, EVERY_S = 64, 2.0  # samples written together, unless they are slow
 
 
@@ -67,7 +70,7 @@ class Evaluation:
                         f"{self.folder}: holds an evaluation with another {key} ({_short(there.get(key))}, now {_short(value)}); "
                         "give the same arguments to go on, or another --out"
                     )
-        elif self.folder.exists() and any(self.folder.iterdir()):
+        elif self.folder.exists() and any(p.name not in OURS for p in self.folder.iterdir()):
             raise CheckpointError(f"{self.folder}: is not empty and holds no evaluation; give another --out")
         storage.make_folder(self.folder)
         rows = []
@@ -76,9 +79,23 @@ class Evaluation:
                 facts = {"benchmark": suite.name, "id": p.id, "prompt": [dict(m) for m in p.prompt], "gold": p.gold}
                 rows.append(facts | suite.labels(p))
         data = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
-        storage.replace_file(self.folder / PROBLEMS, data.encode("utf-8", "surrogatepass"))
         storage.replace_file(self.folder / FACTS, json.dumps(head | asked, indent=1).encode())
-        storage.cut_lines(self.folder / SAMPLES, storage.read_lines(self.folder / SAMPLES))
+        storage.replace_file(self.folder / PROBLEMS, data.encode("utf-8", "surrogatepass"))
+        kept = [row for row in storage.read_lines(self.folder / SAMPLES) if row["finish_reason"] != "aborted"]  # asked again
+        storage.cut_lines(self.folder / SAMPLES, kept)
+
+    def grade_again(self, pool: Grader) -> None:
+        """Give samples without a score to their verifier again: what failed on our side may have been mended."""
+        rows = storage.read_lines(self.folder / SAMPLES)
+        by_name = {s.name: (s, problems) for s, problems in zip(self.suites, self.problems, strict=True)}
+        for number, row in enumerate(rows):
+            if row["score"] is None:
+                suite, problems = by_name[row["benchmark"]]
+                pool.submit(number, row["text"], problems[row["problem"]].gold, suite.reward)
+        for at, verdict in pool.drain().items():
+            assert isinstance(at, int)
+            rows[at] |= verdict_row(verdict)
+        storage.cut_lines(self.folder / SAMPLES, rows)
 
     def answers(self) -> dict[str, Answers]:
         """What is there of each benchmark."""
@@ -96,9 +113,15 @@ class Evaluation:
             rows = there[suite.name].samples
             wanted = [self.protocol.samples] * len(rows)
             if self.protocol.until:
+                self._refuse_shares(suite.name, rows)
                 known = [[s for at, s in enumerate(row) if s.number == at] for row in rows]  # up to the first that is not there
-                counted = plan([[s.solved for s in row if s.score is not None] for row in known], self.protocol.until).wanted
-                wanted = [n + sum(s.score is None for s in row) for n, row in zip(counted, known, strict=True)]
+                graded = [[s.solved for s in row if s.score is not None] for row in known]
+                able = [bool(own) or len(row) < FIRST for own, row in zip(graded, known, strict=True)]  # not one that never is
+                counted = iter(plan([own for own, can in zip(graded, able, strict=True) if can], self.protocol.until).wanted)
+                wanted = [
+                    next(counted) + sum(s.score is None for s in row) if can else len(row)
+                    for row, can in zip(known, able, strict=True)
+                ]
             for index, (row, most) in enumerate(zip(rows, wanted, strict=True)):
                 held = {s.number for s in row}
                 for sample in range(most):
@@ -108,6 +131,13 @@ class Evaluation:
                         problem, ids = replace(self.problems[number][index], domain=suite.name), self.prompts[number][index]
                         requests.append(Request(id, problem, ids, self.protocol.window, sampling, draw))
         return requests
+
+    @staticmethod
+    def _refuse_shares(name: str, rows: Sequence[Sequence[Sample]]) -> None:
+        if any(0.0 < (s.score or 0.0) < 1.0 for row in rows for s in row):
+            raise TaskError(
+                f"{name}: its scores are shares, and --until counts what is solved or not; give -n instead (every sample is kept)"
+            )
 
     def keep(self, scored: Sequence[Scored]) -> None:
         """Append samples."""
@@ -135,8 +165,15 @@ class Evaluation:
         )
         voted = [row | {"vote": votes.get((row["benchmark"], row["problem"], row["sample"]))} for row in lines]
         storage.cut_lines(self.folder / SAMPLES, voted)
-        numbers = {name: summary(a, self.seed, self.protocol.until) for name, a in self.answers().items()}
-        found = {"benchmarks": numbers, "domains": by_domain(numbers, {s.name: s.benchmark.domain for s in self.suites})}
+        there = self.answers()
+        graded = {name: a for name, a in there.items() if a.graded} or there  # all raise, where there is none
+        numbers = {name: summary(a, self.seed, self.protocol.until) for name, a in graded.items()}
+        ungraded = {name: len(a.every) for name, a in there.items() if name not in graded}
+        found = {
+            "ungraded": ungraded,
+            "benchmarks": numbers,
+            "domains": by_domain(numbers, {s.name: s.benchmark.domain for s in self.suites}),
+        }
         storage.replace_file(self.folder / SUMMARY, json.dumps(found, indent=1).encode())
         return found
 
@@ -153,6 +190,7 @@ def evaluate_suites(
     stopping = "stopping; what is done is kept. Press Ctrl-C again to stop at once"
     with RewardPool(suites[0].reward, workers) as pool, Progress("eval", len(suites), stopping=stopping) as progress:
         rewards = {s.name: s.reward for s in suites}
+        evaluation.grade_again(pool)
         while requests := evaluation.missing():
             progress.phase("sampling")
             fresh: list[Scored] = []
@@ -162,8 +200,8 @@ def evaluate_suites(
                     fresh.append(scored)
                     _tell(progress, done, len(requests))
                     if len(fresh) >= AT_ONCE or time.monotonic() - written > EVERY_S:
-                        evaluation.keep(fresh)
-                        fresh, written = [], time.monotonic()
+                        ready, fresh, written = fresh, [], time.monotonic()
+                        evaluation.keep(ready)
             finally:
                 evaluation.keep(fresh)
             if progress.stop_requested:
@@ -199,7 +237,9 @@ def graded(
     try:
         for found in engine.finished():
             rollout = replace(found, text=model.text(found))
-            if rollout.truncated and truncated == "zero":
+            if rollout.finish_reason == "aborted":
+                yield rollout, Verdict(None, "verifier_error", detail={"why": "the server refused the request"})
+            elif rollout.truncated and truncated == "zero":
                 yield rollout, Verdict(0.0, "truncated")
             else:
                 waiting[rollout.id] = rollout
@@ -237,7 +277,8 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
             rows.append(
                 (f"mean of {name}", f"{100 * s['accuracy']:.1f} %", span, *[""] * 3, f"{s['tokens']:,.0f}", "", count, "")
             )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    rows += [(f"{name}: none of {n} samples could be graded", *[""] * 9) for name, n in found["ungraded"].items()]
+    widths = [max(len(row[i]) for row in rows if i or row[1]) for i in range(len(head))]
     lines = (
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]) for row in rows
     )

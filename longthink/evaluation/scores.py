@@ -8,11 +8,11 @@ from typing import Any
 
 from longthink.errors import TaskError
 from longthink.evaluation.results import Answers, Sample
-from longthink.evaluation.until import plan
+from longthink.evaluation.until import estimates, plan
 from longthink.evaluation.votes import Ballot, majority_curve
 from longthink.stats import best_at_k, pass_at_k, score_interval
 
-__all__ = ["ballots", "by_domain", "outcomes", "summary", "tokens_of"]
+__all__ = ["ballots", "by_domain", "outcomes", "summary", "tokens_of", "unbiased"]
 
 UNFINISHED = ("no_answer", "truncated")
 
@@ -29,10 +29,13 @@ def summary(answers: Answers, seed: int, until: float = 0.0) -> dict[str, Any]:
     if not graded:
         raise TaskError(f"{answers.name}: not one sample could be graded; look at their status and detail in samples.jsonl")
     scores = answers.scores
-    n = min(map(len, scores))
-    new = score_interval(scores)
+    if odd := next((s for row in scores for s in row if not 0.0 <= s <= 1.0), None):
+        raise TaskError(f"{answers.name}: a score is {odd}, and a benchmark's are from 0 to 1; choose another verifier")
+    n, most = min(map(len, scores)), max(map(len, scores))
+    new = score_interval(unbiased(scores, until))
     here = (plan(outcomes(answers), until).interval if until else None) or score_interval(scores, over="samples")
     mean = here.mean
+    scores = [row[:n] for row in scores] if until else scores
     fractions = any(0.0 < s < 1.0 for row in scores for s in row)
     found: dict[str, Any] = {
         "accuracy": mean,
@@ -42,7 +45,7 @@ def summary(answers: Answers, seed: int, until: float = 0.0) -> dict[str, Any]:
         "high_here": here.high,
         "problems": len(answers.samples),
         "samples": len(every),
-        "n": [n, max(map(len, scores))],
+        "n": [n, most],
         "ungraded": len(every) - sum(map(len, graded)),
         "tokens": tokens_of(graded),
         "truncated": _mean_share(answers.samples, lambda s: s.truncated),
@@ -54,7 +57,7 @@ def summary(answers: Answers, seed: int, until: float = 0.0) -> dict[str, Any]:
     if fractions:
         found["best_at_k"] = [fmean(best_at_k(r, k) for r in scores) for k in range(1, n + 1)]
     for label in ("difficulty", "category"):
-        if table := _by_label(answers, label):
+        if table := _by_label(answers, label, until):
             found[f"by_{label}"] = table
     return found
 
@@ -89,6 +92,14 @@ def ballots(rows: Sequence[Sequence[Sample]]) -> list[list[Ballot]]:
     return [[Ballot(s.vote, s.score or 0.0, s.tokens) for s in row] for row in rows]
 
 
+def unbiased(scores: Sequence[Sequence[float]], until: float) -> list[list[float]]:
+    """The scores by problem; where samples were taken until it was known, each problem's estimate without bias in their place."""
+    if not until:
+        return [list(row) for row in scores]
+    solved = [[s >= 1.0 for s in row] for row in scores]
+    return [[chance] for chance in estimates(solved, until)]
+
+
 def outcomes(answers: Answers) -> list[list[bool]]:
     """Whether each graded sample of each problem has the full score, in the order of samples."""
     return [[s.solved for s in row] for row in answers.graded]
@@ -98,16 +109,18 @@ def _mean_share(rows: Sequence[Sequence[Sample]], test: Callable[[Sample], bool]
     return fmean(fmean(test(s) for s in row) for row in rows if row)
 
 
-def _by_label(answers: Answers, label: str) -> dict[str, dict[str, float]]:
+def _by_label(answers: Answers, label: str, until: float) -> dict[str, dict[str, float]]:
     """avg@n with its interval over problems, tokens and size of each value of a label, the frequent ones first."""
     found: dict[str, list[list[Sample]]] = {}
-    for problem, row in zip(answers.problems, answers.samples, strict=True):
-        kept = [s for s in row if s.score is not None]
-        if label in problem and kept:
-            found.setdefault(str(problem[label]), []).append(kept)
+    scores: dict[str, list[list[float]]] = {}
+    able = [p for p, row in zip(answers.problems, answers.samples, strict=True) if any(s.score is not None for s in row)]
+    for problem, row, own in zip(able, answers.graded, unbiased(answers.scores, until), strict=True):
+        if label in problem:
+            found.setdefault(str(problem[label]), []).append(row)
+            scores.setdefault(str(problem[label]), []).append(own)
     table = {}
     for value, rows in sorted(found.items(), key=lambda item: (-len(item[1]), item[0])):
-        interval = score_interval([[s.score or 0.0 for s in row] for row in rows])
+        interval = score_interval(scores[value])
         solved = fmean(any(s.solved for s in row) for row in rows)
         tokens = fmean(fmean(s.tokens for s in row) for row in rows)
         facts = {"accuracy": interval.mean, "low": interval.low, "high": interval.high}

@@ -8,6 +8,7 @@ import tomllib
 import urllib.request
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.error import URLError
@@ -17,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from longthink import storage
 from longthink.errors import TaskError
 from longthink.evaluation.convert import CONVERTERS
-from longthink.evaluation.protocols import Protocol
+from longthink.evaluation.protocols import Domain, Protocol
 from longthink.part import load_part
 from longthink.recipe import nearest
 from longthink.rewards.base import Reward
@@ -65,7 +66,7 @@ class Benchmark(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     title: str
-    domain: Literal["math", "code", "stem", "logic", "instructions"]
+    domain: Domain
     rows: int = 0
     licence: str = ""
     note: str = ""
@@ -191,7 +192,7 @@ def _fetched(name: str, benchmark: Benchmark, data: Path, protocol: Protocol) ->
         try:
             path = _fetch(source)
             break
-        except (OSError, ValueError, ImportError) as e:
+        except (OSError, HTTPException, ValueError, ImportError) as e:
             failures.append(f"{source}: {type(e).__name__}: {str(e).splitlines()[0][:160] if str(e) else ''}")
     if path is None:
         tried = "; ".join(failures) or "it has no source"

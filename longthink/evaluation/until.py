@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from longthink.stats import Interval, t_quantile, wilson
 
-__all__ = ["FIRST", "MOST", "Plan", "Rule", "estimate", "needed", "plan", "rules", "solved_interval"]
+__all__ = ["FIRST", "MOST", "Plan", "Rule", "estimate", "estimates", "needed", "plan", "rules", "solved_interval"]
 
 Weights = NDArray[np.float64]
 FIRST = 4  # samples of every problem in the first round
@@ -85,6 +85,21 @@ def plan(outcomes: Sequence[Sequence[bool]], half: float, most: int = MOST) -> P
         found = solved_interval(pairs, sum(wanted))
         if found.high - found.low <= 2 * half or min(wanted) >= most:
             return Plan(wanted, found)
+        raised += 1
+
+
+def estimates(outcomes: Sequence[Sequence[bool]], half: float, most: int = MOST) -> list[float]:
+    """Each problem's chance of being solved, without bias, from the samples its rule asked for; its mean before it has them."""
+    raised = 0
+    whole = plan(outcomes, half, most)
+    if whole.interval is None:
+        return [sum(row) / len(row) for row in outcomes]
+    while True:
+        made = rules([sum(row[:FIRST]) for row in outcomes], half, raised=raised, most=most)
+        wanted = [needed(rule, row) for rule, row in zip(made, outcomes, strict=True)]
+        pairs = [estimate(rule, row[:n]) for rule, row, n in zip(made, outcomes, wanted, strict=True)]
+        if solved_interval(pairs, sum(wanted)) == whole.interval:
+            return [chance for chance, _ in pairs]
         raised += 1
 
 

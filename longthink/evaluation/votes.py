@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from longthink.rewards.base import Reward
+from longthink.rewards.base import BAD_GOLD, Reward
 from longthink.rewards.pool import Grader
 from longthink.rng import rng
 
@@ -71,7 +71,10 @@ def _merge(
     while left := {key: texts for key, texts in left.items() if len(texts) > 1}:
         for key, (first, *rest) in left.items():
             for text in rest:
-                response = reward.example(text)
+                try:
+                    response = reward.example(text)
+                except BAD_GOLD:  # an answer that is none, such as an empty text in a box
+                    continue
                 if response is not None:
                     pool.submit((key, text), response, first, reward)
         same = {found for found, verdict in pool.drain().items() if verdict.score == 1.0}

@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 from longthink import storage
 from longthink.analysis.landscape import frontier
+from longthink.errors import TaskError
 from longthink.evaluation.compare import Comparison, Pair
 from longthink.evaluation.results import Evaluated
 from longthink.reports.page import document, figure, rows_table
@@ -20,8 +21,14 @@ LISTED = 200  # problems of a list
 def write_verdict(folder: Path, made: Comparison, found: Sequence[Evaluated]) -> Path:
     """Write compare.html and the view.html it links to into a folder; the path of the first."""
     storage.make_folder(folder)
-    write_view(list(dict.fromkeys(e.folder for e in found)), folder / "view.html")
-    warned = "".join(f'<p class="verdict">{html.escape(text)}</p>' for text in made.warnings)
+    places = [(p.benchmark, i) for p in made.pairs for i in (*p.won[:LISTED], *p.lost[:LISTED])]
+    keys = {f"{name}:{made.problems[name][i]}" for name, i in places}
+    said = ""
+    try:
+        write_view(list(dict.fromkeys(e.folder for e in found)), folder / "view.html", keys)
+    except TaskError as e:  # none was won or lost, or they are too long for a page
+        said = str(e) if keys else ""
+    warned = "".join(f'<p class="verdict">{html.escape(text)}</p>' for text in [*made.warnings, said] if text)
     body = warned + "".join(_benchmark(made, name, found) for name in made.benchmarks)
     path = folder / "compare.html"
     corrected = f"p corrected for {len(made.pairs)} comparisons (Holm), intervals not"

@@ -191,8 +191,19 @@ def _read(path: Path) -> Sequence[Any]:
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as e:
         raise TaskError(f"{path}: cannot be read ({e})") from None
     if kind == ".csv":
-        return list(csv.DictReader(io.StringIO(text, newline="")))
+        return _parse_csv(path, text)
     return _parse_lines(path, text) if kind == ".jsonl" else _parse_json(path, text)
+
+
+def _parse_csv(path: Path, text: str) -> list[Any]:
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
+    try:
+        rows: list[dict[Any, Any]] = list(csv.DictReader(io.StringIO(text, newline="")))
+    except csv.Error as e:
+        raise TaskError(f"{path}: not a CSV file ({e})") from None
+    if (long := next((i for i, row in enumerate(rows) if None in row), None)) is not None:
+        raise TaskError(f"{path}: row {long} has more fields than the first line names columns")
+    return rows
 
 
 def _parse_json(path: Path, text: str) -> Sequence[Any]:
@@ -200,10 +211,11 @@ def _parse_json(path: Path, text: str) -> Sequence[Any]:
         return []
     try:
         found = json.loads(text)
-    except json.JSONDecodeError as e:
+    except (ValueError, RecursionError) as e:
         if text.lstrip().startswith("{"):  # the `datasets` library writes JSON lines into files named .json
             return _parse_lines(path, text)
-        raise TaskError(f"{path}: not JSON at line {e.lineno}: {e.msg}; expected a list of objects") from None
+        where = f" at line {e.lineno}: {e.msg}" if isinstance(e, json.JSONDecodeError) else f" ({e})"
+        raise TaskError(f"{path}: not JSON{where}; expected a list of objects") from None
     return found if isinstance(found, list) else [found]
 
 
@@ -213,8 +225,9 @@ def _parse_lines(path: Path, text: str) -> list[Any]:
         if line.strip():
             try:
                 rows.append(json.loads(line))
-            except json.JSONDecodeError as e:
-                raise TaskError(f"{path}: not JSON at line {number}: {e.msg}; expected one object a line") from None
+            except (ValueError, RecursionError) as e:
+                said = e.msg if isinstance(e, json.JSONDecodeError) else str(e)
+                raise TaskError(f"{path}: not JSON at line {number}: {said}; expected one object a line") from None
     return rows
 
 

@@ -1,5 +1,6 @@
 """A model behind an OpenAI-compatible server: ours as a real process, and servers that fail in every way."""
 
+import dataclasses
 import json
 import socket
 import subprocess
@@ -188,7 +189,11 @@ def test_what_passes_is_asked_again(name, monkeypatch):
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (lambda h, n: send(h, 404, {"error": "no such model"}), "no such model"),
+        (lambda h, n: send(h, 200, {"choices": ["hi"]}), "no usable reply in 3 attempts"),
+        (lambda h, n: send(h, 200, b"[" * 200_000), "no usable reply in 3 attempts"),
+        (lambda h, n: send(h, 200, b'{"choices": [{"text": "7"}], "usage": {"completion_tokens": Infinity}}'), "attempts"),
+        (lambda h, n: send(h, 200, {**GOOD, "usage": {"completion_tokens": -3}}), "completion_tokens is -3"),
+        (lambda h, n: send(h, 503, b"\x1b[2Jgone"), r"\x1b[2Jgone"),
         (lambda h, n: send(h, 503, {"error": "down"}), "no usable reply in 3 attempts"),
         (lambda h, n: threading.Event().wait(30), "no usable reply in 3 attempts"),
         (drip, "took too long"),
@@ -199,6 +204,27 @@ def test_what_stays_wrong_is_said_once_and_loses_nothing(answer, said, monkeypat
     with server(lambda h, n: send(h, 200, GOOD) if n == 0 else answer(h, n)) as address:
         came, why = outcome(address, 3, timeout_s=0.3)
     assert len(came) == 1 and said in why and "2 requests failed" in why and "is kept" in why
+
+
+def test_a_refused_problem_does_not_hold_up_the_others():
+    """The first problems' requests are too long for the server: they end without text, and all others are answered."""
+
+    def answer(handler, n):
+        send(handler, 400, {"error": "too long"}) if n < 40 else send(handler, 200, GOOD)
+
+    with server(answer) as address:
+        engine = ServedEngine(address, concurrency=2)
+        for n in range(60):
+            engine.submit(dataclasses.replace(requests(1)[0], id=RolloutId(n // 20, n % 20)))
+        came = list(engine.finished())
+        engine.close()
+    assert len(came) == 60 and 39 <= sum(r.finish_reason == "aborted" for r in came) <= 41
+
+
+def test_a_server_that_refuses_every_problem_is_given_up():
+    with server(lambda h, n: send(h, 404, {"error": "no such model"})) as address:
+        came, why = outcome(address, 100)
+    assert "no such model" in why and len(came) < 20
 
 
 def test_a_dead_server_is_given_up_before_all_is_tried(monkeypatch):
@@ -224,12 +250,26 @@ def test_no_server_and_no_model():
 
 def test_an_evaluation_on_a_failing_server_goes_on_later(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(served, "PAUSE_S", (0.001, 0.001))
-    drawn = ["--on", str(MINE), "-n", "2", "--window", "40", "--out", str(tmp_path / "eval"), "--concurrency", "2"]
+    drawn = ["--on", str(MINE), "-n", "2", "--window", "40", "--out", str(tmp_path / "eval"), "--concurrency", "1"]
     down = [True]
-    with server(lambda h, n: send(h, 400, {}) if down[0] and n > 9 else send(h, 200, GOOD)) as address:
+    with server(lambda h, n: send(h, 500, {}) if down[0] and n > 9 else send(h, 200, GOOD)) as address:
         assert main(["eval", address, *drawn]) == 2
         assert "is kept; the same command" in capsys.readouterr().err
         assert len((tmp_path / "eval" / "samples.jsonl").read_text().splitlines()) == 10
         down[0] = False
         assert main(["eval", address, *drawn]) == 0
     assert len((tmp_path / "eval" / "samples.jsonl").read_text().splitlines()) == 32
+
+
+def test_what_a_server_refused_is_counted_as_ungraded_and_asked_again(tmp_path, capsys):
+    drawn = ["--on", str(MINE), "-n", "2", "--window", "40", "--out", str(tmp_path / "eval"), "--concurrency", "1"]
+    down = [True]
+    with server(lambda h, n: send(h, 400, {}) if down[0] and n < 2 else send(h, 200, GOOD)) as address:
+        assert main(["eval", address, *drawn]) == 0
+        summary = json.loads((tmp_path / "eval" / "summary.json").read_text())["benchmarks"]["two_numbers"]
+        assert summary["ungraded"] == 2 and summary["samples"] == 32
+        down[0] = False
+        assert main(["eval", address, *drawn]) == 0
+    summary = json.loads((tmp_path / "eval" / "summary.json").read_text())["benchmarks"]["two_numbers"]
+    assert summary["ungraded"] == 0 and summary["samples"] == 32
+    capsys.readouterr()

@@ -10,7 +10,7 @@ from longthink.analysis.frontier import Point, dominations, efficiency
 from longthink.cli import main
 from longthink.errors import TaskError
 from longthink.evaluation.compare import compare, table
-from longthink.evaluation.gather import gather
+from longthink.evaluation.gather import _named, gather
 from longthink.evaluation.results import Answers, Evaluated, Sample
 from longthink.stats import Interval, holm, paired_p
 
@@ -64,16 +64,28 @@ def test_problems_that_one_could_not_grade_are_left_out():
     partly = evaluated("partly", rows, [[1, 1]] * 20)
     made = compare([BASE, partly])
     assert len(made.points["set"][0].scores) == 15
-    with pytest.raises(TaskError, match="no problem has a graded sample"):
+    with pytest.raises(TaskError, match="no benchmark with a graded sample"):
         compare([BASE, evaluated("none", [[None, None]] * 20, [[1, 1]] * 20)])
+
+
+def test_one_name_for_two_files_is_refused_and_names_are_told_apart(tmp_path):
+    def named(folder, sha):
+        rows = [[Sample(0, "7", 1, "stop", 1.0, "ok")]] * 3
+        answers = Answers("set", {"sha256": sha}, [{"id": f"p{i}"} for i in range(3)], rows)
+        return Evaluated(folder, {"name": folder.name, "window": 9}, {"set": answers})
+
+    with pytest.raises(TaskError, match="checksums differ"):
+        compare([named(tmp_path / "a", "1"), named(tmp_path / "b", "2")])
+    same = _named([named(tmp_path / "a" / "eval", "1"), named(tmp_path / "b" / "eval", "1"), named(tmp_path / "b" / "eval", "1")])
+    assert [e.name for e in same] == ["a/eval", "b/eval #2", "b/eval #3"]
 
 
 def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([]) == [] and holm([0.6, 0.7]) == [1.0, 1.0]
-    assert (
-        paired_p([[1.0]], [[0.0]]) == 1.0 and paired_p([[1], [1]], [[0], [0]]) == 0.0 and paired_p([[1], [1]], [[1], [1]]) == 1.0
-    )
+    assert paired_p([[1.0]], [[0.0]]) == 1.0 and paired_p([[1], [1]], [[1], [1]]) == 1.0
+    assert paired_p([[1], [1]], [[0], [0]]) == 0.5  # two signs alike are no proof
+    assert paired_p([[1]] * 10, [[0]] * 10) == 2 / 2**10
 
 
 def test_siri_s_table_from_its_own_numbers():
@@ -116,6 +128,7 @@ def test_a_run_by_its_validations(tmp_path, capsys):
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (run / "rollouts" / f"step_{step:06d}.validation.jsonl").write_text(text)
     found = gather([run])
+    assert [s.vote for row in found[1].sets["validation"].samples for s in row] == [0, 0, 0, 0]
     assert [e.name for e in found] == ["step 0", "step 10"] and found[0].sets.keys() == {"validation"}
     assert main(["compare", str(run)]) == 0
     assert "step 10" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -158,6 +159,68 @@ def test_refusals_come_before_any_file(model, tmp_path, capsys, more, said):
     assert main(ask(model, tmp_path / "eval", *more)) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "eval").exists()
+
+
+def test_killed_before_anything_was_written_out(whole, model, tmp_path):
+    out = tmp_path / "eval"
+    out.mkdir()
+    (out / ".eval.json.tmp").write_text("{")
+    (out / "problems.jsonl").write_text("")
+    assert main(ask(model, out)) == 0
+    assert contents(out) == contents(whole)
+
+
+def test_lines_that_were_written_twice_count_once(whole, model, tmp_path):
+    out = tmp_path / "eval"
+    shutil.copytree(whole, out)
+    text = (out / "samples.jsonl").read_text()
+    (out / "samples.jsonl").write_text(text + "".join(text.splitlines(keepends=True)[:9]))
+    assert [len(row) for row in read_evaluation(out).sets["two_numbers"].samples] == [4] * 12
+
+
+def test_what_was_not_graded_is_graded_again(whole, model, tmp_path):
+    out = tmp_path / "eval"
+    shutil.copytree(whole, out)
+    rows = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
+    for row in rows[:7]:
+        if row["status"] != "truncated":
+            row |= {"score": None, "status": "timeout", "extracted": None, "detail": {"why": "busy"}}
+    (out / "samples.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    (out / "summary.json").unlink()
+    assert main(ask(model, out)) == 0
+    assert contents(out) == contents(whole)
+
+
+BAD = """title = "Half of its golds are none"
+domain = "logic"
+licence = "ours"
+files = ["bad"]
+[task]
+gold_fields = { numbers = "n", target = "t" }
+[reward]
+kind = "countdown"
+think = "template"
+"""
+
+
+def test_until_ends_where_a_problem_can_never_be_graded(model, tmp_path, capsys):
+    (tmp_path / "bad.toml").write_text(BAD)
+    rows = [{"prompt": "2 3 -> 6", "n": "2,3", "t": 6}] * 5 + [{"prompt": "1 2 -> 3", "n": "x", "t": 3}]
+    (tmp_path / "bad.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    named = ["eval", str(model), "--on", str(tmp_path / "bad.toml"), "--data", str(tmp_path), *DRAWN, *SMALL]
+    assert main([*named, "--out", str(tmp_path / "eval"), "--until", "10"]) == 0
+    found = read_evaluation(tmp_path / "eval").sets["bad"]
+    assert len(found.samples[5]) == 4 and not any(s.score is not None for s in found.samples[5] if s.status != "truncated")
+    capsys.readouterr()
+
+
+def test_until_refuses_scores_that_are_shares(model, tmp_path, capsys):
+    text = BAD.replace('"template"', '"template"\ncredit = "tinyzero"')
+    (tmp_path / "bad.toml").write_text(text)
+    (tmp_path / "bad.jsonl").write_text(json.dumps({"prompt": "2 3 -> 6", "n": "2,3", "t": 600}) + "\n")
+    named = ["eval", str(model), "--on", str(tmp_path / "bad.toml"), "--data", str(tmp_path), *DRAWN, *SMALL]
+    assert main([*named, "--out", str(tmp_path / "eval"), "--until", "10"]) == 2
+    assert "its scores are shares" in capsys.readouterr().err
 
 
 def test_folders_that_are_something_else(model, tmp_path, capsys):

@@ -76,3 +76,9 @@ def test_answers_that_are_no_golds_are_compared_as_text():
     with RewardPool(reward, 1) as pool:
         found = classes({0: [("1 + 2", 1.0), ("2 + 1", 1.0), ("4", 0.0), ("4 ", 0.0)]}, reward, pool)
     assert found == {0: [0, 0, 2, 3]}
+
+
+def test_answers_that_are_none_are_classes_of_their_own():
+    with RewardPool(reward := load_part(Reward, {"kind": "math"}), 1) as pool:
+        given = [("3", 0.0), (r"\text{}", 0.0), ("$", 0.0), ("6/2", 0.0), (".", 0.0)]
+        assert classes({0: given}, reward, pool) == {0: [0, 1, 2, 0, 4]}
