@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from longthink.engines.cache import SlotCache
 from longthink.engines.embedded import EmbeddedEngine
 from longthink.errors import EngineError, LongthinkError, ModelError
 from longthink.folder import ModelFolder
@@ -33,6 +34,17 @@ __all__ = ["ModelServer", "serve_model"]
 PATHS = "/v1/models, /v1/chat/completions (POST), /v1/completions (POST) and /health"
 POLL_S = 0.5
 MAX_CHOICES = 64
+REFUSED = (
+    "stop",
+    "logprobs",
+    "response_format",
+    "tools",
+    "logit_bias",
+    "frequency_penalty",
+    "presence_penalty",
+    "best_of",
+    "echo",
+)
 DEFAULT_TOKENS = 1024
 
 
@@ -86,6 +98,12 @@ class ModelServer:
         room = self.positions - len(ids)
         if room < 1:
             raise ModelError(f"the prompt has {len(ids)} tokens, the model {self.positions} positions")
+        length = len(ids) + min(most, room)
+        if (needed := length * SlotCache.bytes_per_token(self.engine.config, self.engine.dtype)) > self.engine.cache_bytes:
+            raise ModelError(
+                f"prompt and max_tokens are {length} tokens, which take {needed / 2**30:.1f} GiB of cache and "
+                f"{self.engine.cache_bytes / 2**30:.1f} are there; ask for fewer tokens, or serve with more --cache-gb"
+            )
         choices = range(fields.get("n") or 1)
         asked = Ask(
             [
@@ -106,6 +124,10 @@ class ModelServer:
                 raise ModelError(f"{name} is {value!r}, expected a number from {low:g} to {high:g}")
             return value
 
+        if odd := [name for name in REFUSED if fields.get(name)]:
+            raise ModelError(f"{odd[0]} is not supported here, and would change the text; leave it out")
+        if not isinstance(fields.get("n") or 1, int):
+            raise ModelError(f"n is {fields['n']!r}, expected a whole number")
         most = int(number("max_tokens", fields.get("max_completion_tokens") or DEFAULT_TOKENS, 1, 1 << 30))
         number("n", 1, 1, MAX_CHOICES)
         top_p = number("top_p", 1.0, 1e-6, 1.0)
@@ -236,9 +258,9 @@ def _prompt(fields: Any, chat: bool) -> Any:
     return messages
 
 
-def serve_model(folder: Path, host: str, port: int) -> None:
+def serve_model(folder: Path, host: str, port: int, cache_gb: float) -> None:
     """Serve until Ctrl-C or SIGTERM. Raises: ModelError for a folder that is no model, EngineError where the port is taken."""
-    server = ModelServer(folder, host, port)
+    server = ModelServer(folder, host, port, cache_gb=cache_gb)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: server.stop())
     print(f"serving {server.name} on http://{host}:{server.port}/v1; Ctrl-C ends it", flush=True)

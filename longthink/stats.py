@@ -225,8 +225,8 @@ def best_at_k(scores: Sequence[float], k: int) -> float:
 
     Raises: ValueError unless 1 <= k <= n.
 
-    >>> best_at_k([0.0, 0.5, 1.0], 2)  # the best of the three pairs are 0.5, 1 and 1
-    0.8333333333333334
+    >>> round(best_at_k([0.0, 0.5, 1.0], 2), 6)  # the best of the three pairs are 0.5, 1 and 1
+    0.833333
     """
     n = len(scores)
     if not 1 <= k <= n:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from longthink.stats import Interval, mean_interval
+from longthink.stats import Interval, mean_interval, score_interval
 
 __all__ = ["Recommendation", "WindowCurve", "geometric_cutoffs", "next_windows", "recommend", "window_curve"]
 
@@ -57,7 +57,7 @@ def window_curve(rollouts: Sequence[Sequence[tuple[int, float]]], cutoffs: Seque
     accuracy, coverage, truncated = [], [], []
     for cutoff in cutoffs:
         correct = [[float(tokens <= cutoff and score > CORRECT) for tokens, score in problem] for problem in rollouts]
-        accuracy.append(mean_interval(correct, bounded=True))
+        accuracy.append(score_interval(correct))
         coverage.append(sum(any(problem) for problem in correct) / len(correct))
         truncated.append(mean_interval([[float(tokens > cutoff) for tokens, _ in problem] for problem in rollouts]).mean)
     return WindowCurve(tuple(cutoffs), tuple(accuracy), tuple(coverage), tuple(truncated))

@@ -64,6 +64,8 @@ def test_the_server_speaks_the_protocol(address):
         ("/chat/completions", {"messages": [{"role": "user", "content": "x"}], "temperature": -1}, 400, "temperature"),
         ("/chat/completions", {"messages": [{"role": "user", "content": "x"}], "n": 1000}, 400, "n is 1000"),
         ("/completions", {"prompt": ["a", "b"]}, 400, "expected text"),
+        ("/completions", {"prompt": "2", "stop": ["x"]}, 400, "stop is not supported"),
+        ("/completions", {"prompt": "2", "n": 2.0}, 400, "whole number"),
         ("/completions", {"prompt": "2 " * 5000}, 400, "positions"),
         ("/completions", b"{", 400, "not JSON"),
         ("/completions", [1], 400, "expected an object"),
