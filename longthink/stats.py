@@ -69,8 +69,8 @@ def score_interval(per_problem: Sequence[Sequence[float]], confidence: float = 0
     `problems`: the score on a new test like this one. Problems are drawn, samples are drawn for each; the variance v is that
     of the problem means (ddof 1) over P, with P - 1 degrees of freedom. One problem gives [0, 1].
     `samples`: the score on this very test, were it sampled for ever. v is the mean within-problem variance (ddof 1) over the
-    problem's n and over P, with Σ(n - 1) degrees of freedom. A problem with a single sample tells nothing of its own spread:
-    then the interval is [0, 1].
+    problem's n and over P, with Σ(n - 1) degrees of freedom. A problem with a single sample tells nothing of its spread
+    and is taken to have the mean one of the others; where all have one the interval is [0, 1].
 
     Bounds are Wilson's with Student's t at the effective sample size m(1 - m)/v; where no two scores differ, at P or at the
     number of samples. So they stay within [0, 1] and do not collapse at 0 and 1. Simulated coverage: docs/evaluation.md.
@@ -90,13 +90,15 @@ def score_interval(per_problem: Sequence[Sequence[float]], confidence: float = 0
         variance = math.fsum((m - mean) ** 2 for m in means) / df / count if df else 0.0
     else:
         size, df = sum(map(len, per_problem)), sum(len(scores) - 1 for scores in per_problem)
-        if min(map(len, per_problem)) < 2:
-            return Interval(mean, 0.0, 1.0)
-        within = (
-            math.fsum((s - m) ** 2 for s in scores) / (len(scores) - 1) / len(scores)
+        own = [
+            math.fsum((s - m) ** 2 for s in scores) / (len(scores) - 1)
             for scores, m in zip(per_problem, means, strict=True)
-        )
-        variance = math.fsum(within) / count**2
+            if len(scores) > 1
+        ]
+        if not own:
+            return Interval(mean, 0.0, 1.0)
+        known, usual = iter(own), _mean(own)
+        variance = math.fsum((next(known) if len(s) > 1 else usual) / len(s) for s in per_problem) / count**2
     return wilson(mean, variance, size, df, confidence)
 
 

@@ -5,6 +5,7 @@ k-th call and a reader can trust a name: a file or folder that has its final nam
 """
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -21,6 +22,7 @@ __all__ = [
     "commit_folder",
     "cut_lines",
     "file_hash",
+    "lock",
     "make_folder",
     "read_lines",
     "replace_file",
@@ -113,6 +115,21 @@ def cut_lines(path: Path, keep: Iterable[dict[str, Any]]) -> None:
     data = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in keep).encode("utf-8", "surrogatepass")
     if path.exists() and path.read_bytes() != data:
         replace_file(path, data)
+
+
+@contextmanager
+def lock(folder: Path, what: str) -> Iterator[None]:
+    """Hold a folder for this process. Raises: StorageError where another one does."""
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise StorageError(f"{folder}: {what} goes on there in another process; wait for it, or give another folder") from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def file_hash(path: Path) -> str:

@@ -4,7 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longthink.stats import Interval, mean_interval, paired_difference, pass_at_k, running_mean, slope_interval, t_quantile
+from longthink.stats import (
+    Interval,
+    mean_interval,
+    paired_difference,
+    pass_at_k,
+    running_mean,
+    score_interval,
+    slope_interval,
+    t_quantile,
+)
 
 
 @pytest.mark.parametrize(
@@ -149,3 +158,11 @@ def test_running_mean_narrows_at_the_ends():
     assert running_mean([1, 2, 3, 4, 5], reach=2) == [2, 2.5, 3, 3.5, 4]
     assert running_mean([7], reach=3) == [7]
     assert running_mean([], reach=3) == []
+
+
+def test_a_problem_with_one_sample_borrows_the_spread_of_the_others() -> None:
+    whole = [[1.0, 0.0], [1.0, 1.0], [0.0, 0.0], [1.0, 0.0]]
+    partly = score_interval([*whole, [1.0]], over="samples")
+    assert 0.0 < partly.low < partly.mean < partly.high < 1.0
+    assert score_interval([[1.0], [0.0]], over="samples") == Interval(0.5, 0.0, 1.0)
+    assert score_interval([[0.0]] * 30).high > 0.05  # no problem differs, and that is no certainty

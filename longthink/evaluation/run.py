@@ -28,7 +28,7 @@ from longthink.evaluation.results import (
 )
 from longthink.evaluation.scores import by_domain, summary
 from longthink.evaluation.suite import Suite
-from longthink.evaluation.until import FIRST, plan
+from longthink.evaluation.until import FIRST, MOST, plan
 from longthink.evaluation.votes import classes
 from longthink.progress import Progress
 from longthink.rewards.base import Reward
@@ -39,7 +39,7 @@ from longthink.types import Request, Rollout, RolloutId, Sampling, Verdict
 __all__ = ["evaluate_suites", "table"]
 
 SEEDS = 1 << 63  # as many as a server can be told: samples are the same from either
-OURS = (FACTS, PROBLEMS, SAMPLES, SUMMARY, *(f".{name}.tmp" for name in (FACTS, PROBLEMS, SAMPLES, SUMMARY)))
+OURS = (".lock", FACTS, PROBLEMS, SAMPLES, SUMMARY, *(f".{name}.tmp" for name in (FACTS, PROBLEMS, SAMPLES, SUMMARY)))
 AT_ONCE, EVERY_S = 64, 2.0  # samples written together, unless they are slow
 
 
@@ -169,10 +169,11 @@ class Evaluation:
         graded = {name: a for name, a in there.items() if a.graded} or there  # all raise, where there is none
         numbers = {name: summary(a, self.seed, self.protocol.until) for name, a in graded.items()}
         ungraded = {name: len(a.every) for name, a in there.items() if name not in graded}
+        counted = [s for s in self.suites if s.name in numbers and s.benchmark.within not in numbers]
         found = {
             "ungraded": ungraded,
             "benchmarks": numbers,
-            "domains": by_domain(numbers, {s.name: s.benchmark.domain for s in self.suites}),
+            "domains": by_domain(numbers, {s.name: s.benchmark.domain for s in counted}),
         }
         storage.replace_file(self.folder / SUMMARY, json.dumps(found, indent=1).encode())
         return found
@@ -188,7 +189,8 @@ def evaluate_suites(
     """
     evaluation = Evaluation(folder, suites, protocol, model, problems, seed)
     stopping = "stopping; what is done is kept. Press Ctrl-C again to stop at once"
-    with RewardPool(suites[0].reward, workers) as pool, Progress("eval", len(suites), stopping=stopping) as progress:
+    lock = storage.lock(folder, "an evaluation")
+    with lock, RewardPool(suites[0].reward, workers) as pool, Progress("eval", len(suites), stopping=stopping) as progress:
         rewards = {s.name: s.reward for s in suites}
         evaluation.grade_again(pool)
         while requests := evaluation.missing():
@@ -277,6 +279,14 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
             rows.append(
                 (f"mean of {name}", f"{100 * s['accuracy']:.1f} %", span, *[""] * 3, f"{s['tokens']:,.0f}", "", count, "")
             )
+    rows += [
+        (
+            f"{name}: ±{50 * (s['high_here'] - s['low_here']):.1f} points is as tight as {MOST} samples of a problem make it",
+            *[""] * 9,
+        )
+        for name, s in found["benchmarks"].items()
+        if s.get("until") and s["high_here"] - s["low_here"] > 2.001 * s["until"]
+    ]
     rows += [(f"{name}: none of {n} samples could be graded", *[""] * 9) for name, n in found["ungraded"].items()]
     widths = [max(len(row[i]) for row in rows if i or row[1]) for i in range(len(head))]
     lines = (

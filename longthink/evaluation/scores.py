@@ -36,8 +36,9 @@ def summary(answers: Answers, seed: int, until: float = 0.0) -> dict[str, Any]:
     here = (plan(outcomes(answers), until).interval if until else None) or score_interval(scores, over="samples")
     mean = here.mean
     scores = [row[:n] for row in scores] if until else scores
+    asked = {"until": until} if until else {}
     fractions = any(0.0 < s < 1.0 for row in scores for s in row)
-    found: dict[str, Any] = {
+    found: dict[str, Any] = asked | {
         "accuracy": mean,
         "low": min(new.low, mean),
         "high": max(new.high, mean),
@@ -49,7 +50,9 @@ def summary(answers: Answers, seed: int, until: float = 0.0) -> dict[str, Any]:
         "ungraded": len(every) - sum(map(len, graded)),
         "tokens": tokens_of(graded),
         "truncated": _mean_share(answers.samples, lambda s: s.truncated),
-        "completed": _mean_share(answers.samples, lambda s: s.status not in UNFINISHED),
+        "completed": _mean_share(
+            answers.samples, lambda s: s.score is not None and not s.truncated and s.status not in UNFINISHED
+        ),
         "statuses": dict(sorted(Counter(s.status for s in every).items())),
         "pass_at_k": [fmean(pass_at_k(len(r), sum(s >= 1.0 for s in r), k) for r in scores) for k in range(1, n + 1)],
         "maj_at_k": majority_curve(ballots(graded), seed)._asdict(),
@@ -66,11 +69,13 @@ def by_domain(numbers: Mapping[str, Mapping[str, Any]], domains: Mapping[str, st
     """The mean over the benchmarks of each domain, every one weighing the same; the interval as for independent benchmarks."""
     found = {}
     for domain in dict.fromkeys(domains.values()):
-        own = [name for name in numbers if domains[name] == domain]
+        own = [name for name in numbers if domains.get(name) == domain]
         mean = fmean(numbers[name]["accuracy"] for name in own)
-        half = math.sqrt(sum(((numbers[name]["high"] - numbers[name]["low"]) / 2) ** 2 for name in own)) / len(own)
+        down, up = (
+            math.sqrt(sum((numbers[n][end] - numbers[n]["accuracy"]) ** 2 for n in own)) / len(own) for end in ("low", "high")
+        )
         tokens = fmean(numbers[name]["tokens"]["mean"] for name in own)
-        bounds = {"low": max(0.0, mean - half), "high": min(1.0, mean + half)}
+        bounds = {"low": max(0.0, mean - down), "high": min(1.0, mean + up)}
         found[domain] = {"accuracy": mean, **bounds, "tokens": tokens, "benchmarks": own}
     return found
 

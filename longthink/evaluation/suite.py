@@ -60,7 +60,8 @@ class Benchmark(BaseModel):
 
     `task` holds fields of task kind `file`, or is of a kind that makes its own problems, `rows` of them; `reward` is the
     verifier; `difficulty` and `category` name columns results are listed by. `convert` names a reader of `convert.py` for rows
-    that need one, `generate` a generator in place of rows.
+    that need one, `generate` a generator in place of rows, `within` a benchmark that has all its problems, beside which it does
+    not count in a domain's mean.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -78,6 +79,7 @@ class Benchmark(BaseModel):
     category: str = ""
     convert: Literal["", "livecodebench"] = ""
     generate: Literal["", "puzzles"] = ""
+    within: str = ""
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def test_a_summary_by_hand():
         "incorrect": 65.0,
         "total": 200.0,
     }
-    assert found["truncated"] == pytest.approx(1 / 6) and found["completed"] == pytest.approx((2 / 3 + 1) / 2)
+    assert found["truncated"] == pytest.approx(1 / 6) and found["completed"] == pytest.approx(2 / 3)
     assert found["pass_at_k"] == [pytest.approx(2 / 3), pytest.approx((2 / 3 + 1) / 2)]
     assert found["statuses"] == {"ok": 4, "truncated": 1, "verifier_error": 1}
     assert found["by_difficulty"]["hard"]["accuracy"] == 1.0 and found["by_difficulty"]["easy"]["problems"] == 1.0

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from longthink import storage
 from longthink.cli import main
 from longthink.errors import CheckpointError
 from longthink.evaluation.results import read_evaluation
@@ -254,3 +255,28 @@ def test_a_hostile_verifier_loses_nothing(model, tmp_path):
     assert main([*fixed, "--out", str(tmp_path / "eval")]) == 2
     statuses = {json.loads(line)["status"] for line in Path(tmp_path / "eval" / "samples.jsonl").read_text().splitlines()}
     assert statuses <= {"verifier_error", "no_answer"} and "verifier_error" in statuses
+
+
+def test_two_commands_in_one_folder_do_not_mix(model, tmp_path, capsys):
+    out = tmp_path / "eval"
+    out.mkdir()
+    with storage.lock(out, "an evaluation"):
+        assert main(ask(model, out)) == 2
+    assert "goes on there in another process" in capsys.readouterr().err
+    assert main(ask(model, out)) == 0
+
+
+def test_a_benchmark_without_a_grade_does_not_cost_the_others_their_summary(model, tmp_path, capsys):
+    (tmp_path / "bad.toml").write_text(BAD)
+    (tmp_path / "bad.jsonl").write_text(json.dumps({"prompt": "1 2 -> 3", "n": "x", "t": 3}) + "\n")
+    out = tmp_path / "eval"
+    named = ["--on", str(MINE), str(tmp_path / "bad.toml"), "--data", str(tmp_path), "--problems", "3", "-n", "2"]
+    assert main(["eval", str(model), *named, *DRAWN, *SMALL, "--out", str(out)]) == 0
+    found = json.loads((out / "summary.json").read_text())
+    graded = [json.loads(line)["score"] for line in (out / "samples.jsonl").read_text().splitlines() if '"bad"' in line]
+    assert len(graded) == 2 and found["benchmarks"].keys() == {
+        "two_numbers",
+        *(["bad"] if any(s is not None for s in graded) else []),
+    }
+    assert "logic" in found["domains"]
+    capsys.readouterr()

@@ -14,6 +14,7 @@ from longthink.errors import TaskError
 from longthink.evaluation import suite as suites
 from longthink.evaluation.convert import livecodebench
 from longthink.evaluation.protocols import protocol_names, read_protocol
+from longthink.evaluation.scores import by_domain
 from longthink.evaluation.suite import benchmark_names, load_suites, read_benchmark
 from longthink.rewards.choice import Choice
 from longthink.rewards.code import Code
@@ -189,3 +190,12 @@ def test_hostile_rows_are_refused(tmp_path, private):
     with pytest.raises(TaskError, match="LiveCodeBench, row 0"):
         livecodebench(row(private), tmp_path / "out.jsonl")
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_domain_s_mean_counts_no_problem_twice():
+    made = read_benchmark(suites.FOLDER / "amc23.toml")
+    assert made.within == "amc" and read_benchmark(suites.FOLDER / "amc.toml").within == ""
+    sets = {n: {"accuracy": a, "low": a - 0.1, "high": a + 0.2, "tokens": {"mean": 10.0}} for n, a in (("a", 0.2), ("b", 0.4))}
+    found = by_domain(sets, {"a": "math", "b": "math"})["math"]
+    assert found["accuracy"] == pytest.approx(0.3) and found["benchmarks"] == ["a", "b"]
+    assert found["low"] == pytest.approx(0.3 - 0.1 / 2**0.5) and found["high"] == pytest.approx(0.3 + 0.2 / 2**0.5)
