@@ -20,7 +20,8 @@ from longthink.types import Request, Rollout, RolloutId, Segment
 __all__ = ["ServedEngine", "printable"]
 
 UNKNOWN = -1  # in place of token ids a server does not tell
-PAUSE_S = (0.5, 30.0)  # between attempts: the first and the longest
+PAUSE_S = (0.5, 60.0)  # between attempts: the first and the longest
+GREET_S = 10.0
 MAX_REPLY = 256 << 20  # bytes
 MAX_TOKENS = 1 << 24  # of one response
 CHUNK = 1 << 16
@@ -30,6 +31,14 @@ HOPELESS = 8  # failures in a row after which nothing more is asked
 
 class Refused(Exception):
     """What no second attempt can mend."""
+
+
+class Busy(OSError):
+    """What another attempt may mend, after so many seconds at least."""
+
+    def __init__(self, why: str, after_s: float = 0.0) -> None:
+        super().__init__(why)
+        self.after_s = after_s
 
 
 class ServedEngine:
@@ -51,7 +60,7 @@ class ServedEngine:
         *,
         concurrency: int = 32,
         timeout_s: float = 1800.0,
-        attempts: int = 5,
+        attempts: int = 8,
         notice: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.address, self.concurrency, self.timeout_s, self.attempts = address.rstrip("/"), concurrency, timeout_s, attempts
@@ -127,18 +136,19 @@ class ServedEngine:
 
     def _answered(self, request: Request) -> dict[str, Any] | str | Refused:
         path, body = self._asked(request)
-        pause, why = PAUSE_S[0], ""
+        pause, why, least = PAUSE_S[0], "", 0.0
         for attempt in range(self.attempts):
             try:
-                return _read(self._ask(path, body))
+                return _read(self._ask(path, body, self.timeout_s))
             except Refused as e:
                 self.notice(f"{self.address}: refused: {e}")
                 return e
             except Exception as e:  # a reply may be anything; a thread that died would be waited for
                 why = printable(f"{type(e).__name__}: {e}"[:300])
+                least = min(getattr(e, "after_s", 0.0), PAUSE_S[1])
             if attempt == 0:
                 self.notice(f"{self.address}: {why}; asking again")
-            if self._ended.wait(pause):
+            if self._ended.wait(max(pause, least)):
                 break
             pause = min(2 * pause, PAUSE_S[1])
         return f"no usable reply in {self.attempts} attempts ({why})"
@@ -152,22 +162,21 @@ class ServedEngine:
             return "/completions", body | {"prompt": messages[0]["content"]}
         return "/chat/completions", body | {"messages": [dict(m) for m in messages]}
 
-    def _ask(self, path: str, body: dict[str, Any] | None) -> Any:
+    def _ask(self, path: str, body: dict[str, Any] | None, timeout_s: float) -> Any:
         """The reply as JSON. Raises: Refused for what another attempt cannot mend, others for what it may."""
         headers = {"Content-Type": "application/json"}
         if key := os.environ.get("OPENAI_API_KEY"):
             headers["Authorization"] = f"Bearer {key}"
         data = None if body is None else json.dumps(body).encode()
-        until = time.monotonic() + self.timeout_s
+        until = time.monotonic() + timeout_s
         try:
-            with urllib.request.urlopen(
-                urllib.request.Request(self.address + path, data, headers), timeout=self.timeout_s
-            ) as reply:
+            with urllib.request.urlopen(urllib.request.Request(self.address + path, data, headers), timeout=timeout_s) as reply:
                 return json.loads(_whole(reply, until))
         except urllib.error.HTTPError as e:
             said = printable(e.read(2000).decode(errors="replace").strip()[:300])
             if e.code in (408, 425, 429) or e.code >= 500:
-                raise OSError(f"HTTP {e.code}: {said}") from None
+                after = e.headers.get("Retry-After", "")
+                raise Busy(f"HTTP {e.code}: {said}", float(after) if after.isdigit() else 0.0) from None
             raise Refused(f"HTTP {e.code}: {said}") from None
         except urllib.error.URLError as e:
             raise OSError(str(e.reason)) from None
@@ -175,7 +184,7 @@ class ServedEngine:
     def _only_model(self) -> str:
         """The name of the one model the server has. Raises: EngineError where it does not answer or has several."""
         try:
-            names = [str(m["id"]) for m in self._ask("/models", None)["data"]]
+            names = [str(m["id"]) for m in self._ask("/models", None, min(GREET_S, self.timeout_s))["data"]]
         except (OSError, http.client.HTTPException, Refused, ValueError, KeyError, TypeError) as e:
             raise EngineError(
                 f"{self.address}: no OpenAI-compatible server answers there ({e}); expected http://host:port/v1"

@@ -208,6 +208,29 @@ def test_what_stays_wrong_is_said_once_and_loses_nothing(answer, said, monkeypat
     assert len(came) == 1 and said in why and "2 requests failed" in why and "is kept" in why
 
 
+def test_a_server_says_how_long_to_wait(monkeypatch):
+    monkeypatch.setattr(served, "PAUSE_S", (0.01, 60.0))
+    waits = []
+
+    def busy(handler, n):
+        if n:
+            send(handler, 200, GOOD)
+            return
+        handler.send_response(429)
+        handler.send_header("Retry-After", "7")
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    with server(busy) as address:
+        monkeypatch.setattr(
+            threading.Event,
+            "wait",
+            lambda self, t=None, wait=threading.Event.wait: waits.append(t) or wait(self, t and min(t, 0.2)),
+        )
+        came, why = outcome(address, 1)
+    assert len(came) == 1 and not why and 7.0 in waits
+
+
 def test_a_refused_problem_does_not_hold_up_the_others():
     """The first problems' requests are too long for the server: they end without text, and all others are answered."""
 
