@@ -110,6 +110,9 @@ def _evaluation_parsers(verbs: "argparse._SubParsersAction[argparse.ArgumentPars
     s.add_argument("model", type=Path)
     s.add_argument("--host", default="127.0.0.1")
     s.add_argument("--port", type=int, default=8000, help="default 8000; 0 picks a free one")
+    s.add_argument(
+        "--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="default: what the machine is fast at"
+    )
     s.add_argument("--cache-gb", type=float, default=4.0, help="memory for keys and values, default 4")
     s.set_defaults(command=_serve_model)
 
@@ -333,7 +336,7 @@ def _serve_model(args: argparse.Namespace) -> int:
 
     if not 0 <= args.port <= 65_535 or args.cache_gb <= 0:
         raise RecipeError(f"serve: --port {args.port} --cache-gb {args.cache_gb}; expected 0 to 65535, and above 0")
-    serve_model(args.model, args.host, args.port, args.cache_gb)
+    serve_model(args.model, args.host, args.port, args.dtype, args.cache_gb)
     return 0
 
 

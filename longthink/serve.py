@@ -61,15 +61,17 @@ class Ask:
 class ModelServer:
     """The engine, owned by the thread that calls `run`, and the HTTP front."""
 
-    def __init__(self, folder: Path, host: str, port: int, *, max_rows: int = 64, cache_gb: float = 4.0) -> None:
+    def __init__(
+        self, folder: Path, host: str, port: int, *, dtype: str = "auto", max_rows: int = 64, cache_gb: float = 4.0
+    ) -> None:
         keep_memory()
         self.folder, model = folder, ModelFolder(str(folder))
         self.tokenizer, self.positions = model.tokenizer, model.config.max_positions
         cuda = torch.cuda.is_available()
-        dtype = torch.bfloat16 if cuda or fast_bf16() else torch.float32
+        wide = dtype == "float32" or (dtype == "auto" and not cuda and not fast_bf16())
         torch.set_num_threads(usable_cores())
         self.engine = EmbeddedEngine(
-            dtype=dtype,
+            dtype=torch.float32 if wide else torch.bfloat16,
             stop_ids=model.tokenizer.stop_ids,
             device="cuda" if cuda else "cpu",
             max_rows=max_rows,
@@ -258,9 +260,9 @@ def _prompt(fields: Any, chat: bool) -> Any:
     return messages
 
 
-def serve_model(folder: Path, host: str, port: int, cache_gb: float) -> None:
+def serve_model(folder: Path, host: str, port: int, dtype: str, cache_gb: float) -> None:
     """Serve until Ctrl-C or SIGTERM. Raises: ModelError for a folder that is no model, EngineError where the port is taken."""
-    server = ModelServer(folder, host, port, cache_gb=cache_gb)
+    server = ModelServer(folder, host, port, dtype=dtype, cache_gb=cache_gb)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: server.stop())
     print(f"serving {server.name} on http://{host}:{server.port}/v1; Ctrl-C ends it", flush=True)

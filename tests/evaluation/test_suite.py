@@ -5,6 +5,7 @@ import gzip
 import json
 import pickle
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,11 +44,13 @@ def test_all_local_benchmarks_have_their_rows():
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="no local copy of the benchmarks")
-@pytest.mark.parametrize("name", LOCAL)
-def test_local_golds_are_accepted(name):
-    (found,) = load_suites([name], DATA, PLAIN, MATH)
-    problems = [found.problem(i) for i in range(0, found.rows, 1 if found.rows < 600 else 5)]
-    assert refused_golds({"": found.task}, {"": found.reward}, problems, workers=2) == []
+def test_local_golds_are_accepted():
+    found = {s.name: s for s in load_suites(["all-local"], DATA, PLAIN, MATH)}
+    problems = [
+        replace(s.problem(i), domain=name) for name, s in found.items() for i in range(0, s.rows, 1 if s.rows < 300 else 5)
+    ]
+    tasks, rewards = {name: s.task for name, s in found.items()}, {name: s.reward for name, s in found.items()}
+    assert len({p.domain for p in problems}) == 16 and refused_golds(tasks, rewards, problems, workers=2) == []
 
 
 def test_every_benchmark_is_pinned_and_every_protocol_reads():

@@ -68,7 +68,7 @@ def simulate(chances, half, draw):
 def test_the_whole_procedure_by_simulation(half, shape):
     draw = np.random.default_rng(5)
     chances = draw.beta(*shape, size=30)
-    found = [simulate(chances, half, draw) for _ in range(150)]
+    found = [simulate(chances, half, draw) for _ in range(80)]
     means = np.array([interval.mean for interval, _ in found])
     truth = chances.mean()
     assert abs(means.mean() - truth) < 3.5 * means.std() / math.sqrt(len(means))
