@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ def _evaluation_parsers(verbs: "argparse._SubParsersAction[argparse.ArgumentPars
     e.add_argument("--concurrency", type=int, default=32, help="requests that are out at a time, to a server (default 32)")
     e.add_argument("--timeout", type=float, default=1800.0, help="seconds for one reply of a server (default 1800)")
     e.add_argument("--set", action="append", default=[], metavar="a.b=c", help="engine and model settings, as in a recipe")
-    e.set_defaults(command=_eval)
+    e.set_defaults(command=_later("longthink.evaluation.command", "evaluate"))
     c = verbs.add_parser(
         "compare", help="evaluations, or a run's validations, against the first: better, worse or not distinguishable"
     )
@@ -132,7 +133,7 @@ def _analysis_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]
     a.add_argument("--data", type=Path, default=Path("data"), help="contamination: as in `longthink eval`")
     a.add_argument("--step", type=int, help="cost: up to this step")
     a.add_argument("--price", type=float, default=0.0, help="cost: of an hour of one process or GPU")
-    a.set_defaults(command=_analyze)
+    a.set_defaults(command=_later("longthink.analysis.command", "analyze"))
 
 
 def _control_parsers(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -291,10 +292,9 @@ def _stage(args: argparse.Namespace) -> int:
     return 0
 
 
-def _eval(args: argparse.Namespace) -> int:
-    from longthink.evaluation.command import evaluate
-
-    return evaluate(args)
+def _later(module: str, name: str) -> Callable[[argparse.Namespace], int]:
+    """A command that lives elsewhere, imported when it is run."""
+    return lambda args: int(getattr(import_module(module), name)(args))
 
 
 def _compare(args: argparse.Namespace) -> int:
@@ -311,12 +311,6 @@ def _compare(args: argparse.Namespace) -> int:
 
         print(write_verdict(args.out, made, found))
     return 0
-
-
-def _analyze(args: argparse.Namespace) -> int:
-    from longthink.analysis.command import analyze
-
-    return analyze(args)
 
 
 def _view(args: argparse.Namespace) -> int:
