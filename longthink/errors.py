@@ -26,6 +26,7 @@ __all__ = [
     "SandboxError",
     "StorageError",
     "TaskError",
+    "printable",
 ]
 
 
@@ -67,3 +68,12 @@ class CheckpointError(LongthinkError):
 
 class StorageError(CheckpointError):
     """A file of the run could not be written."""
+
+
+def printable(text: str) -> str:
+    r"""The text without what a terminal would obey.
+
+    >>> printable("down\x1b[2J")
+    'down\\x1b[2J'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -25,7 +25,7 @@ from longthink.rewards.base import Reward
 from longthink.rewards.countdown import Countdown
 from longthink.rewards.pool import RewardPool
 from longthink.types import Verdict
-from longthink.web import Front, JsonHandler
+from longthink.web import JsonHandler, listen
 
 __all__ = ["RewardServer", "serve"]
 
@@ -62,15 +62,9 @@ class RewardServer:
         self._inbox: deque[Batch] = deque()
         self._awake, self._waker = os.pipe()
         os.set_blocking(self._awake, False)
+        self._http = listen(host, port, partial(Handler, self), RewardError)
         self._pool = RewardPool(Countdown(), workers)
         self._pool.watch(self._awake)
-        try:
-            self._http = Front((host, port), partial(Handler, self))
-        except OSError as error:
-            self._pool.close()
-            raise RewardError(
-                f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --host or --port"
-            ) from None
         self.port = int(self._http.server_address[1])
 
     def offer(self, rows: list[Row]) -> Batch | None:

@@ -27,7 +27,7 @@ from longthink.folder import ModelFolder
 from longthink.machine import fast_bf16, keep_memory, usable_cores
 from longthink.rng import derive_seed
 from longthink.types import Problem, Request, Rollout, RolloutId, Sampling
-from longthink.web import Front, JsonHandler
+from longthink.web import JsonHandler, listen
 
 __all__ = ["ModelServer", "serve_model"]
 
@@ -81,10 +81,7 @@ class ModelServer:
         self.name, self.stopping = folder.resolve().name, False
         self._inbox: queue.SimpleQueue[Ask] = queue.SimpleQueue()
         self._numbers = itertools.count()
-        try:
-            self._http = Front((host, port), partial(Handler, self))
-        except OSError as e:
-            raise EngineError(f"cannot listen on {host}:{port}: {e.strerror or e}; choose another --host or --port") from None
+        self._http = listen(host, port, partial(Handler, self), EngineError)
         self.port = int(self._http.server_address[1])
 
     def ask(self, prompt: Any, fields: dict[str, Any]) -> Ask:

@@ -22,7 +22,7 @@ from longthink.analysis.behaviour import WORDS
 from longthink.errors import CheckpointError, EngineError, TaskError
 from longthink.evaluation.gather import VALIDATION, gather, set_name
 from longthink.evaluation.results import Evaluated, is_evaluation
-from longthink.web import Front, JsonHandler
+from longthink.web import JsonHandler, listen
 
 __all__ = ["CASES", "Gallery", "gallery", "serve_view", "write_view"]
 
@@ -174,10 +174,7 @@ class Handler(JsonHandler):
 def serve_view(paths: Sequence[Path], port: int) -> None:
     """Serve the page on this machine until Ctrl-C. Raises: EngineError where the port is taken."""
     made = gallery(paths)
-    try:
-        front = Front(("127.0.0.1", port), partial(Handler, made))
-    except OSError as e:
-        raise EngineError(f"cannot listen on 127.0.0.1:{port}: {e.strerror or e}; choose another --port") from None
+    front = listen("127.0.0.1", port, partial(Handler, made), EngineError)
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())

@@ -2,10 +2,13 @@
 
 import json
 import sys
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-__all__ = ["Front", "JsonHandler"]
+from longthink.errors import LongthinkError
+
+__all__ = ["JsonHandler", "listen"]
 
 READ_S = 60.0  # a client that stops in the middle of its request is dropped
 
@@ -65,3 +68,11 @@ class JsonHandler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Requests are counted, not printed."""
+
+
+def listen(host: str, port: int, handler: Callable[..., JsonHandler], refusal: type[LongthinkError]) -> Front:
+    """A front on this address. Raises: `refusal` where it cannot be had."""
+    try:
+        return Front((host, port), handler)
+    except OSError as e:
+        raise refusal(f"cannot listen on {host}:{port}: {e.strerror or e}; choose another --host or --port") from None

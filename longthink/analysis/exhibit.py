@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longthink import storage
-from longthink.engines.served import printable
+from longthink.errors import printable
 from longthink.reports.page import STYLE, document, figure, rows_table
 
 if TYPE_CHECKING:

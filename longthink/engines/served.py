@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from longthink.errors import EngineError
+from longthink.errors import EngineError, printable
 from longthink.types import Request, Rollout, RolloutId, Segment
 
-__all__ = ["ServedEngine", "printable"]
+__all__ = ["SEEDS", "ServedEngine"]
 
 UNKNOWN = -1  # in place of token ids a server does not tell
 PAUSE_S = (0.5, 60.0)  # between attempts: the first and the longest
@@ -25,7 +25,7 @@ GREET_S = 10.0
 MAX_REPLY = 256 << 20  # bytes
 MAX_TOKENS = 1 << 24  # of one response
 CHUNK = 1 << 16
-SEEDS = 1 << 63  # what the protocol has room for
+SEEDS = 1 << 63  # as many as the protocol has room for; draws keyed below it are the same from any engine
 HOPELESS = 8  # failures in a row after which nothing more is asked
 
 
@@ -44,12 +44,11 @@ class Busy(OSError):
 class ServedEngine:
     """`address` is a server's, up to and with /v1; at most `concurrency` requests are out at a time.
 
-    A request that is refused (any other 4xx) ends as an aborted rollout without text; when the first eight problems are, nothing
-    more is asked.
-    A reply that is late (`timeout_s` in all, however slowly it comes), cut short, not JSON, 408, 429 or 5xx is asked for
-    again, up to `attempts` times with growing pauses. What then still fails is kept back,
-    and when all others have ended EngineError says how many and why: nothing that came is lost. Tokens are the server's
-    count (usage.completion_tokens); their ids are unknown. `reasoning_content` is put back between <think> and </think>.
+    A reply that is late (`timeout_s` in all, however slowly it comes), cut short, not JSON, 408, 425, 429 or 5xx is asked for
+    again, up to `attempts` times with growing pauses, or as long as the server says. What still fails is kept back, and when
+    all others have ended EngineError says how many and why: nothing that came is lost. A request that is refused (any
+    other 4xx) ends as an aborted rollout without text; when the first eight problems are, nothing more is asked. Tokens are the
+    server's count (usage.completion_tokens); their ids are unknown. `reasoning_content` is put back between <think> and </think>.
     The key is OPENAI_API_KEY's, where it is set.
     """
 
@@ -192,15 +191,6 @@ class ServedEngine:
         if len(names) != 1:
             raise EngineError(f"{self.address} serves {', '.join(names) or 'no model'}; name one with --served-model")
         return names[0]
-
-
-def printable(text: str) -> str:
-    r"""The text without what a terminal would obey.
-
-    >>> printable("down\x1b[2J")
-    'down\\x1b[2J'
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _whole(reply: Any, until: float) -> bytes:

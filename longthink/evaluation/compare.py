@@ -56,7 +56,7 @@ def compare(found: Sequence[Evaluated]) -> Comparison:
     shared = {name: _shared(name, found) for name in names}
     rows = {name: [[row[i] for i in shared[name]] for row in _graded(name, found)] for name in names}
     problems = {name: [str(found[0].sets[name].problems[i]["id"]) for i in shared[name]] for name in names}
-    points = {name: [_point(e, row) for e, row in zip(found, rows[name], strict=True)] for name in names}
+    points = {name: [_point(e, name, shared[name], row) for e, row in zip(found, rows[name], strict=True)] for name in names}
     raw, pairs = [], []
     for name in names:
         first, *others = points[name]
@@ -86,8 +86,12 @@ def _shared(name: str, found: Sequence[Evaluated]) -> list[int]:
     return whole
 
 
-def _point(evaluated: Evaluated, rows: Sequence[Sequence[Sample]]) -> Point:
-    scores = unbiased([[s.score or 0.0 for s in row] for row in rows], float(evaluated.facts.get("until", 0.0)))
+def _point(evaluated: Evaluated, name: str, places: Sequence[int], rows: Sequence[Sequence[Sample]]) -> Point:
+    """The evaluation on the problems at these places, whose samples are `rows`; estimates are those of the whole."""
+    answers = evaluated.sets[name]
+    known = [i for i, row in enumerate(answers.samples) if any(s.score is not None for s in row)]
+    whole = dict(zip(known, unbiased(answers.scores, float(evaluated.facts.get("until", 0.0))), strict=True))
+    scores = [whole[i] for i in places]
     lengths = [[float(s.tokens) for s in row] for row in rows]
     return Point(evaluated.name, score_interval(scores), mean_interval(lengths), scores, lengths)
 

@@ -58,11 +58,6 @@ class Answers:
         return [row for row in rows if row]
 
     @property
-    def ids(self) -> list[str]:
-        """The problems with a score, in the order of `scores`."""
-        return [str(p["id"]) for p, row in zip(self.problems, self.samples, strict=True) if any(s.score is not None for s in row)]
-
-    @property
     def scores(self) -> list[list[float]]:
         return [[s.score for s in row if s.score is not None] for row in self.graded]
 

@@ -4,12 +4,14 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from longthink import storage
 from longthink.collect import Scored
 from longthink.engines.base import Stream
+from longthink.engines.served import SEEDS
 from longthink.errors import CheckpointError, LongthinkError, TaskError
 from longthink.evaluation.models import Model
 from longthink.evaluation.protocols import Protocol
@@ -38,7 +40,6 @@ from longthink.types import Request, Rollout, RolloutId, Sampling, Verdict
 
 __all__ = ["evaluate_suites", "table"]
 
-SEEDS = 1 << 63  # as many as a server can be told: samples are the same from either
 OURS = (".lock", FACTS, PROBLEMS, SAMPLES, SUMMARY, *(f".{name}.tmp" for name in (FACTS, PROBLEMS, SAMPLES, SUMMARY)))
 AT_ONCE, EVERY_S = 64, 2.0  # samples written together, unless they are slow
 
@@ -50,17 +51,14 @@ class Evaluation:
         self.folder, self.suites, self.protocol, self.model, self.seed = folder, suites, protocol, model, seed
         self.problems = [[s.problem(i) for i in range(min(s.rows, problems))] for s in suites]
         self.prompts = [[model.prompt(p) for p in row] for row in self.problems]
-        self.first = [
-            sum(map(len, self.problems[:i])) for i in range(len(suites))
-        ]  # the number of each benchmark's first problem
-        self._open()
+        self.first = list(accumulate(map(len, self.problems[:-1]), initial=0))  # the number of each benchmark's first problem
 
-    def _open(self) -> None:
-        """Write what is asked, or hold it against what was. Raises: CheckpointError where the folder is of another evaluation."""
+    def asked(self) -> dict[str, Any]:
+        """What is asked of which model. Raises: CheckpointError where the folder is of something else."""
         drawn = self.protocol.model_dump(include={"temperature", "top_p", "top_k", "window", "truncated"})
         asked = {**self.model.facts, **drawn, "seed": self.seed, "benchmarks": {s.name: s.facts() for s in self.suites}}
         asked["problems"] = {s.name: len(p) for s, p in zip(self.suites, self.problems, strict=True)}
-        asked = json.loads(json.dumps(asked))
+        asked = dict(json.loads(json.dumps(asked)))
         head = {"protocol": self.protocol.title, "samples": self.protocol.samples, "until": self.protocol.until}
         if is_evaluation(self.folder):
             there = read_facts(self.folder)
@@ -72,14 +70,17 @@ class Evaluation:
                     )
         elif self.folder.exists() and any(p.name not in OURS for p in self.folder.iterdir()):
             raise CheckpointError(f"{self.folder}: is not empty and holds no evaluation; give another --out")
-        storage.make_folder(self.folder)
+        return head | asked
+
+    def open(self, asked: dict[str, Any]) -> None:
+        """Write what is asked, and take away what a kill or a server has left half done."""
         rows = []
         for suite, problems in zip(self.suites, self.problems, strict=True):
             for p in problems:
                 facts = {"benchmark": suite.name, "id": p.id, "prompt": [dict(m) for m in p.prompt], "gold": p.gold}
                 rows.append(facts | suite.labels(p))
         data = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
-        storage.replace_file(self.folder / FACTS, json.dumps(head | asked, indent=1).encode())
+        storage.replace_file(self.folder / FACTS, json.dumps(asked, indent=1).encode())
         storage.replace_file(self.folder / PROBLEMS, data.encode("utf-8", "surrogatepass"))
         kept = [row for row in storage.read_lines(self.folder / SAMPLES) if row["finish_reason"] != "aborted"]  # asked again
         storage.cut_lines(self.folder / SAMPLES, kept)
@@ -99,7 +100,7 @@ class Evaluation:
 
     def answers(self) -> dict[str, Answers]:
         """What is there of each benchmark."""
-        if storage.read_lines(self.folder / SAMPLES):
+        if (self.folder / SAMPLES).exists() and (self.folder / SAMPLES).stat().st_size:
             return dict(read_evaluation(self.folder).sets)
         return {
             s.name: Answers(s.name, {}, [{}] * len(p), [[]] * len(p)) for s, p in zip(self.suites, self.problems, strict=True)
@@ -189,9 +190,12 @@ def evaluate_suites(
     """
     evaluation = Evaluation(folder, suites, protocol, model, problems, seed)
     stopping = "stopping; what is done is kept. Press Ctrl-C again to stop at once"
+    asked = evaluation.asked()
+    storage.make_folder(folder)
     lock = storage.lock(folder, "an evaluation")
     with lock, RewardPool(suites[0].reward, workers) as pool, Progress("eval", len(suites), stopping=stopping) as progress:
         rewards = {s.name: s.reward for s in suites}
+        evaluation.open(asked)
         evaluation.grade_again(pool)
         while requests := evaluation.missing():
             progress.phase("sampling")

@@ -8,7 +8,7 @@ from typing import Any
 
 from longthink.errors import TaskError
 from longthink.evaluation.results import Answers, Sample
-from longthink.evaluation.until import estimates, plan
+from longthink.evaluation.until import plan
 from longthink.evaluation.votes import Ballot, majority_curve
 from longthink.stats import best_at_k, pass_at_k, score_interval
 
@@ -32,8 +32,9 @@ def summary(answers: Answers, seed: int, until: float = 0.0) -> dict[str, Any]:
     if odd := next((s for row in scores for s in row if not 0.0 <= s <= 1.0), None):
         raise TaskError(f"{answers.name}: a score is {odd}, and a benchmark's are from 0 to 1; choose another verifier")
     n, most = min(map(len, scores)), max(map(len, scores))
+    taken = plan(outcomes(scores), until) if until else None
     new = score_interval(unbiased(scores, until))
-    here = (plan(outcomes(answers), until).interval if until else None) or score_interval(scores, over="samples")
+    here = (taken.interval if taken else None) or score_interval(scores, over="samples")
     mean = here.mean
     scores = [row[:n] for row in scores] if until else scores
     asked = {"until": until} if until else {}
@@ -98,16 +99,14 @@ def ballots(rows: Sequence[Sequence[Sample]]) -> list[list[Ballot]]:
 
 
 def unbiased(scores: Sequence[Sequence[float]], until: float) -> list[list[float]]:
-    """The scores by problem; where samples were taken until it was known, each problem's estimate without bias in their place."""
-    if not until:
-        return [list(row) for row in scores]
-    solved = [[s >= 1.0 for s in row] for row in scores]
-    return [[chance] for chance in estimates(solved, until)]
+    """The scores by problem; where all was taken until it was known, each problem's estimate without bias in their place."""
+    chances = plan(outcomes(scores), until).chances if until else []
+    return [[chance] for chance in chances] or [list(row) for row in scores]
 
 
-def outcomes(answers: Answers) -> list[list[bool]]:
-    """Whether each graded sample of each problem has the full score, in the order of samples."""
-    return [[s.solved for s in row] for row in answers.graded]
+def outcomes(scores: Sequence[Sequence[float]]) -> list[list[bool]]:
+    """Whether each sample has the full score."""
+    return [[s >= 1.0 for s in row] for row in scores]
 
 
 def _mean_share(rows: Sequence[Sequence[Sample]], test: Callable[[Sample], bool]) -> float:

@@ -6,7 +6,7 @@ import json
 import os
 import tomllib
 import urllib.request
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -214,26 +214,12 @@ def _suite(name: str, benchmark: Benchmark, path: Path, protocol: Protocol) -> S
         path = _cached(f"{name}_{hashlib.sha256(data).hexdigest()[:16]}.jsonl", lambda out: converted(data, out))
     keep = [column for column in (benchmark.difficulty, benchmark.category) if column]
     asked, graded = protocol.of(benchmark.domain)
-    table = {"kind": "file", "test": str(path), **asked, **benchmark.task}
-    table |= {"keep": _columns_held(table, keep, path)} if keep else {}
+    table = {"kind": "file", "test": str(path), "keep": keep, **asked, **benchmark.task}
     task = load_part(Task, table, f"benchmark {name}: task")
     reward = load_part(Reward, {**benchmark.reward, **graded}, f"benchmark {name}: reward")
     rows = task.size("test")
     assert rows is not None
     return Suite(name, benchmark, path.name, task, reward, rows, hashlib.sha256(data).hexdigest())
-
-
-def _columns_held(table: dict[str, Any], keep: Iterable[str], path: Path) -> list[str]:
-    """Those of the columns that every row has: copies of a benchmark differ in what they carry beside question and answer."""
-    held = []
-    for column in keep:
-        try:
-            load_part(Task, table | {"keep": [column]}).size("test")
-            held.append(column)
-        except TaskError as e:
-            if "no kept column" not in str(e):
-                raise
-    return held
 
 
 # -- fetching ---------------------------------------------------------------------------------------------------------

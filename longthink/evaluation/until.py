@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from longthink.stats import Interval, t_quantile, wilson
 
-__all__ = ["FIRST", "MOST", "Plan", "Rule", "estimate", "estimates", "needed", "plan", "rules", "solved_interval"]
+__all__ = ["FIRST", "MOST", "Plan", "Rule", "estimate", "needed", "plan", "rules", "solved_interval"]
 
 Weights = NDArray[np.float64]
 FIRST = 4  # samples of every problem in the first round
@@ -27,9 +27,10 @@ PRIOR = 0.5
 
 
 class Plan(NamedTuple):
-    """Where sampling stands: how many samples each problem must have, and the interval once they are all there."""
+    """Where sampling stands: how many samples each problem must have; once all are there, each one's chance, and the interval."""
 
     wanted: list[int]
+    chances: list[float]
     interval: Interval | None
 
 
@@ -71,35 +72,20 @@ def plan(outcomes: Sequence[Sequence[bool]], half: float, most: int = MOST) -> P
     not looked at. Ends when the interval is tight enough or every problem has `most` samples.
 
     >>> plan([[True] * 4, [False] * 3], half=0.3)
-    Plan(wanted=[4, 4], interval=None)
+    Plan(wanted=[4, 4], chances=[], interval=None)
     """
     if any(len(row) < FIRST for row in outcomes):
-        return Plan([FIRST] * len(outcomes), None)
+        return Plan([FIRST] * len(outcomes), [], None)
     raised = 0
     while True:
         made = rules([sum(row[:FIRST]) for row in outcomes], half, raised=raised, most=most)
         wanted = [needed(rule, row) for rule, row in zip(made, outcomes, strict=True)]
         if any(n > len(row) for n, row in zip(wanted, outcomes, strict=True)):
-            return Plan(wanted, None)
+            return Plan(wanted, [], None)
         pairs = [estimate(rule, row[:n]) for rule, row, n in zip(made, outcomes, wanted, strict=True)]
         found = solved_interval(pairs, sum(wanted))
         if found.high - found.low <= 2 * half or min(wanted) >= most:
-            return Plan(wanted, found)
-        raised += 1
-
-
-def estimates(outcomes: Sequence[Sequence[bool]], half: float, most: int = MOST) -> list[float]:
-    """Each problem's chance of being solved, without bias, from the samples its rule asked for; its mean before it has them."""
-    raised = 0
-    whole = plan(outcomes, half, most)
-    if whole.interval is None:
-        return [sum(row) / len(row) for row in outcomes]
-    while True:
-        made = rules([sum(row[:FIRST]) for row in outcomes], half, raised=raised, most=most)
-        wanted = [needed(rule, row) for rule, row in zip(made, outcomes, strict=True)]
-        pairs = [estimate(rule, row[:n]) for rule, row, n in zip(made, outcomes, wanted, strict=True)]
-        if solved_interval(pairs, sum(wanted)) == whole.interval:
-            return [chance for chance, _ in pairs]
+            return Plan(wanted, [chance for chance, _ in pairs], found)
         raised += 1
 
 

@@ -82,7 +82,7 @@ class File(Task):
     choices: tuple[str, ...] = Field(
         (), description="columns of the options of a multiple choice, the right one first: shown in an order drawn for each row"
     )
-    keep: tuple[str, ...] = Field((), description="columns that go into a problem's meta")
+    keep: tuple[str, ...] = Field((), description="columns that go into a problem's meta, where a row has them")
 
     @model_validator(mode="after")
     def _known_prompt(self) -> Self:
@@ -166,13 +166,12 @@ def _load(path: Path, changed: int, asked: str) -> tuple[Row, ...]:
         golds = [{field: values[i] for field, values in columns.items()} for i in range(len(table))]
     else:
         golds = [_clean_gold(gold) for gold in _column(path, table, how.gold_column, "gold")]
-    kept = {name: _column(path, table, name, "kept") for name in how.keep}
     rows = []
     for number, (prompt, gold) in enumerate(zip(prompts, golds, strict=True)):
         where = f"{path}: row {number}"
         if gold is None and how.empty_golds == "drop":
             continue
-        meta = {name: values[number] for name, values in kept.items()}
+        meta = {name: value for name in how.keep if (value := _lookup(table[number], name)) is not MISSING}
         rows.append(Row(number, _messages(where, prompt), _checked_gold(where, gold), meta))
     if not rows:
         raise TaskError(f"{path}: the golds of all {len(table)} rows are empty; name another column in task.gold_column")

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -82,21 +81,50 @@ def test_what_is_there_is_not_sampled_again(whole, model, tmp_path, kept):
     assert contents(out) == contents(whole)
 
 
+KILLED = """
+import os, sys
+from longthink.cli import main
+from longthink.evaluation import run
+run.EVERY_S = 1e9  # flushes by number alone
+left, sync = int(sys.argv[1]), os.fsync
+def counted(descriptor):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), 9)
+    sync(descriptor)
+os.fsync = counted
+status = main(sys.argv[2:])
+print(int(sys.argv[1]) - left)
+sys.exit(status)
+"""
+
+
+def run_until(call, arguments):
+    """An evaluation that dies before its k-th flush; its exit status and, where it lived, the flushes it made."""
+    done = subprocess.run([sys.executable, "-c", KILLED, str(call), *arguments], capture_output=True, text=True)
+    return done.returncode, int(done.stdout.split()[-1]) if done.returncode == 0 else 0
+
+
 @pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.full) for s in range(1, 8))])
 def test_killed_at_random_instants_and_resumed(whole, model, tmp_path, seed):
-    """Killed whenever the file of samples has grown by a number that is drawn, and in the end run through."""
+    """Killed before a flush that is drawn, from the first file's on, twice; then run through."""
     out, draw = tmp_path / "eval", random.Random(seed)
-    command = [sys.executable, "-m", "longthink.cli", *ask(model, out)]
-    for _ in range(1 if seed == 0 else 3):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        samples, enough = out / "samples.jsonl", draw.randrange(20_000)
-        began = samples.stat().st_size if samples.exists() else 0
-        while process.poll() is None and (samples.stat().st_size if samples.exists() else 0) < began + enough:
-            time.sleep(0.01)
-        process.kill()
-        process.wait()
+    assert run_until(draw.randint(1, 6), ask(model, out))[0] == -9
+    run_until(draw.randint(1, 12), ask(model, out))
     assert main(ask(model, out)) == 0
     assert contents(out) == contents(whole)
+
+
+@pytest.mark.full
+def test_killed_at_every_flush_and_resumed(whole, model, tmp_path):
+    status, calls = run_until(0, ask(model, tmp_path / "through"))
+    assert status == 0 and calls > 8
+    for call in range(1, calls + 1):
+        out = tmp_path / str(call)
+        assert run_until(call, ask(model, out))[0] == -9
+        assert main(ask(model, out)) == 0
+        assert contents(out) == contents(whole), call
 
 
 def test_ctrl_c_keeps_what_is_done(model, tmp_path):
