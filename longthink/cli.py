@@ -54,11 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     c.add_argument("--arm", default="", help="an arm of the recipe's [study]")
     c.add_argument("--golds", type=int, default=1000, help="grade so many golds (default 1000)")
     c.set_defaults(command=_check)
-    r = verbs.add_parser("report", help="write report.html for a run folder, or one page that compares several")
-    r.add_argument("run", type=Path, nargs="+", help="several: NAME/seed_0, NAME/seed_1 … are one line with a band")
-    axes = ("steps", "tokens", "seconds", "gpu_hours")
-    r.add_argument("--by", choices=axes, help="what several are drawn against (default tokens)")
-    r.add_argument("--out", type=Path, help="the page about several (default compare.html)")
+    r = verbs.add_parser("report", help="write report.html for a run folder")
+    r.add_argument("run", type=Path)
     r.set_defaults(command=_report)
     _control_parsers(verbs)
     _grading_parsers(verbs)
@@ -131,6 +128,8 @@ def _analysis_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]
     a.add_argument("--train", type=Path, nargs="+", metavar="FILE", help="contamination: training data")
     a.add_argument("--on", nargs="+", metavar="BENCHMARK", help="contamination: as in `longthink eval`")
     a.add_argument("--data", type=Path, default=Path("data"), help="contamination: as in `longthink eval`")
+    axes = ("steps", "tokens", "seconds", "gpu_hours")
+    a.add_argument("--by", choices=axes, default="steps", help="curves: what runs are drawn against (default steps)")
     a.add_argument("--step", type=int, help="cost: up to this step")
     a.add_argument("--price", type=float, default=0.0, help="cost: of an hour of one process or GPU")
     a.set_defaults(command=_later("longthink.analysis.command", "analyze"))
@@ -343,14 +342,8 @@ def _check(args: argparse.Namespace) -> int:
 
 def _report(args: argparse.Namespace) -> int:
     from longthink.report import write_report
-    from longthink.reports.overlay import write_overlay
 
-    if len(args.run) == 1:
-        if args.out or args.by:
-            raise RecipeError("report: --out and --by are for a page about several runs; that of one is its report.html")
-        print(write_report(args.run[0]))
-    else:
-        print(write_overlay(args.run, args.out or Path("compare.html"), args.by or "tokens"))
+    print(write_report(args.run))
     return 0
 
 

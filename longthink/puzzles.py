@@ -185,13 +185,20 @@ def generate(task: str, size: int, seed: int) -> Iterator[dict[str, Any]]:
             example = reward.example(gold) if reward.readable(gold) else ""
             if example == "" or (example is not None and reward.grade(example, gold).score != 1.0):
                 continue
-            row = {"prompt": entry["question"], "gold": gold}
+            row = {"prompt": entry["question"], "category": category(task), "gold": gold}
             if entry["question"] not in seen:
                 break
         if row is None:
             raise TaskError(f"{task}: none of {ATTEMPTS} items had an answer its own scorer accepts")
         seen.add(row["prompt"])
         yield row
+
+
+def category(task: str) -> str:
+    """The task's category: the package that reasoning-gym keeps it in, such as "algebra" or "graphs"."""
+    from reasoning_gym.factory import DATASETS
+
+    return str(DATASETS[task][0].__module__.split(".")[1])
 
 
 def draw(task: str, seed: int) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def test_rows_are_what_the_verifier_reads(tmp_path: Path) -> None:
     found = rows(tmp_path / "a.jsonl")
     assert [row["gold"]["task"] for row in found] == [task for task in QUICK for _ in range(3)]
     for row in found:
-        assert set(row) == {"prompt", "gold"} and set(row["gold"]["entry"]) == {"question", "answer", "metadata"}
+        assert set(row) == {"prompt", "category", "gold"} and set(row["gold"]["entry"]) == {"question", "answer", "metadata"}
         assert row["prompt"] == row["gold"]["entry"]["question"]
         assert Puzzle().example(row["gold"])
     assert len({row["prompt"] for row in found}) == len(found)

@@ -6,9 +6,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from longthink.errors import CheckpointError, RecipeError
+from longthink.errors import CheckpointError
 from longthink.report import render_table, write_report
-from longthink.reports.overlay import write_overlay
 
 VOID = {"meta", "br", "link", "img", "hr"}
 PANELS = (
@@ -287,36 +286,6 @@ def test_the_drawing_library_is_loaded_only_to_draw():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def many_runs(folder, settings=("a<b", "plain"), seeds=2):
-    for setting in settings:
-        for seed in range(seeds):
-            rows = list(metric_rows(12))
-            for row in rows:
-                row["validation/accuracy"] = 0.25 + 0.01 * row["step"] + 0.1 * seed
-            write_run(folder / setting / f"seed_{seed}", rows=rows)
-    return sorted(folder.glob("*/seed_*"))
-
-
-def test_seeds_are_one_line_with_their_mean_and_interval(tmp_path):
-    out = write_overlay(many_runs(tmp_path), tmp_path / "compare.html", "tokens")
-    text = " ".join(parsed(out.read_text()).text)
-    last = 0.25 + 0.01 * 12 + 0.05
-    half = 12.706 * 0.1 / 2  # t with one degree of freedom, times the standard error of two values 0.1 apart
-    assert "4 runs of 2 settings · by generated tokens" in text and text.count("a<b") == 2
-    assert f"{100 * last:.1f} %" in text and f"{100 * (last - half):.1f} to {100 * (last + half):.1f}" in text
-
-
-@pytest.mark.parametrize(("by", "label"), [("steps", "step"), ("seconds", "seconds"), ("gpu_hours", "hours of all processes")])
-def test_runs_are_drawn_against_what_is_asked_for(tmp_path, by, label):
-    page = write_overlay(many_runs(tmp_path, ("one",)), tmp_path / "compare.html", by).read_text()
-    assert f"by {label}" in page and set(panels_of(page)) >= {"Validation accuracy", "Reward", "Window"}
-
-
-def test_too_many_settings_are_refused(tmp_path):
-    with pytest.raises(RecipeError, match="cannot be told apart"):
-        write_overlay(many_runs(tmp_path, [f"s{i}" for i in range(16)], 1), tmp_path / "compare.html", "steps")
-
-
 def test_decisions_come_first_in_words_and_with_what_their_twins_say(tmp_path):
     evidence = {"best": 0.6, "best_step": 4, "accuracy": [0.4], "error": [0.05]}
     event = {"step": 8, "kind": "rule", "rule": "drop", "evidence": evidence}
@@ -330,13 +299,6 @@ def test_decisions_come_first_in_words_and_with_what_their_twins_say(tmp_path):
     (tmp_path / "twins.json").write_text("[1]")
     with pytest.raises(CheckpointError, match="longthink twins"):
         write_report(tmp_path)
-
-
-def test_unrelated_runs_of_one_name_are_two_lines(tmp_path):
-    many_runs(tmp_path / "x", ("main",), 1), many_runs(tmp_path / "y", ("main",), 1)
-    out = write_overlay(sorted(tmp_path.glob("*/main/seed_0")), tmp_path / "compare.html", "steps")
-    text = " ".join(parsed(out.read_text()).text)
-    assert "2 runs of 2 settings" in text and "x/main" in text and "y/main" in text
 
 
 def test_events_of_another_make_are_shown_as_they_are(tmp_path):

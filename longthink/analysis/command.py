@@ -12,7 +12,7 @@ from longthink.analysis.coverage import coverage
 from longthink.analysis.curves import curves
 from longthink.analysis.exhibit import Exhibit, write_exhibits
 from longthink.analysis.format import format_split
-from longthink.analysis.landscape import bars, frontier, sizes
+from longthink.analysis.landscape import bars, costs, frontier, sizes
 from longthink.analysis.lengths import lengths, overthinking
 from longthink.analysis.scaling import scaling
 from longthink.errors import RecipeError
@@ -37,10 +37,10 @@ def analyze(args: argparse.Namespace) -> int:
     else:
         exhibits = _of_folders(args)
     for exhibit in exhibits:
-        if args.kind != "curves":
+        if not exhibit.name.startswith("curve_"):
             print(exhibit.text(), end="\n\n")
     if args.out:
-        names = ", ".join(path.name for path in args.found)
+        names = ", ".join(path.name for path in args.found) if len(args.found) < 5 else f"{len(args.found)} folders"
         cases = "".join(cases_of(path) for path in args.found)
         print(write_exhibits(args.out, f"longthink: {args.kind} of {names}" if names else args.kind, [], exhibits, cases))
     return 0
@@ -52,7 +52,7 @@ def _of_folders(args: argparse.Namespace) -> list[Exhibit]:
         if len(runs) < len(args.found):
             odd = next(path for path in args.found if path not in runs)
             raise RecipeError(f"analyze {args.kind}: {odd} is no run; expected the folder of `longthink train`")
-        return [cost(runs, step=args.step, price=args.price)] if args.kind == "cost" else curves(runs)
+        return [cost(runs, step=args.step, price=args.price)] if args.kind == "cost" else curves(runs, args.by)
     if args.cutoffs and min(args.cutoffs) < 1:
         raise RecipeError(f"--cutoffs {min(args.cutoffs)}: expected tokens, at least 1")
     found = gather(args.found)
@@ -61,7 +61,7 @@ def _of_folders(args: argparse.Namespace) -> list[Exhibit]:
         if args.kind in ("all", name):
             exhibits += make(found, common_sets(found))
     if args.kind == "all" and runs:
-        exhibits += [*curves(runs), cost(runs, price=args.price)]
+        exhibits += [*curves(runs, args.by), cost(runs, price=args.price)]
     return exhibits
 
 
@@ -75,8 +75,8 @@ def _makers(args: argparse.Namespace) -> dict[str, Maker]:
     def landscape(found: Sequence[Evaluated], names: Sequence[str]) -> list[Exhibit]:
         made = compare(found)
         ours = [frontier(made, name, beside=args.published) for name in names]
-        by_size = [sizes(made, found, name) for name in names] if args.published else []
-        return [*ours, bars(made, found), *(e for e in by_size if e)]
+        beside = [e for n in names for e in (sizes(made, found, n), costs(made, found, n, args.price))] if args.published else []
+        return [*ours, bars(made, found), *(e for e in beside if e)]
 
     def each(make: Callable[[Evaluated, str], Exhibit]) -> Maker:
         return lambda found, names: [make(e, name) for name in names for e in found]

@@ -1,5 +1,6 @@
 """What a run cost, beside what published ones say they did."""
 
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,9 +8,10 @@ from typing import Any
 
 from longthink.analysis.exhibit import Exhibit
 from longthink.errors import TaskError
+from longthink.evaluation.results import Evaluated
 from longthink.reports.record import Record, number, read_record
 
-__all__ = ["cost", "published"]
+__all__ = ["cost", "hours_of", "published"]
 
 PUBLISHED = Path(__file__).with_name("published.toml")
 
@@ -37,6 +39,16 @@ def cost(runs: Sequence[Path], *, step: int | None = None, price: float = 0.0, b
     columns = ("run", "said by", "prompts", "responses", "generated tokens", "seconds", "process or GPU hours", "money")
     note = "Published prompts and responses are those of one pass over the data."
     return Exhibit("cost", "What it cost", "", columns, rows, note if beside else "")
+
+
+def hours_of(evaluated: Evaluated) -> float | None:
+    """The hours of processes that an evaluated checkpoint's run had spent by then; None for a model that is of no run here."""
+    model = str(evaluated.facts.get("model"))
+    found = re.fullmatch(r"(.+)(?:@|/checkpoints/step_0*)(\d+)/?", model)
+    if not found or not (Path(found[1]) / "metrics.jsonl").is_file():
+        return None
+    run, step = Path(found[1]), int(found[2])
+    return float(_spent(read_record(run), run, step, 0.0)[4]) if step else 0.0
 
 
 def _spent(record: Record, folder: Path, step: int | None, price: float) -> tuple[Any, ...]:

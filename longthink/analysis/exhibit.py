@@ -3,6 +3,7 @@
 import csv
 import html
 import io
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Exhibit", "shown", "stem", "write_exhibits"]
 
+LEGEND = 80  # characters of a legend's line
 PNG_SIZE, PNG_DPI = (6.4, 4.0), 160
 
 
@@ -67,12 +69,14 @@ def shown(value: Any) -> str:
 def write_exhibits(folder: Path, title: str, facts: Sequence[str], exhibits: Sequence[Exhibit], cases: str = "") -> Path:
     """Write each exhibit's csv and png, and all of them on one page, which is returned; `cases` is HTML for its end."""
     storage.make_folder(folder)
-    body = []
     for exhibit in exhibits:
         storage.replace_file(folder / f"{exhibit.name}.csv", _csv(exhibit).encode("utf-8", "replace"))
         if exhibit.draw:
             storage.replace_file(folder / f"{exhibit.name}.png", _png(exhibit))
-        body.append(_section(exhibit))
+    body = []
+    for plain, group in itertools.groupby(exhibits, key=lambda e: bool(e.draw) and not e.said):
+        sections = "".join(map(_section, group))
+        body.append(f'<div class="grid">{sections}</div>' if plain else sections)
     page = folder / "report.html"
     storage.replace_file(page, document(title, facts, "".join(body) + cases).encode("utf-8", "replace"))
     return page
@@ -96,8 +100,8 @@ def _png(exhibit: Exhibit) -> bytes:
         exhibit.draw(axes)
         axes.set(xlabel=exhibit.labels[0], ylabel=exhibit.labels[1])
         axes.set_title(exhibit.title, loc="left", fontsize=10)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=8)
+        if names := axes.get_legend_handles_labels()[1]:
+            drawing.legend(loc="outside lower center", fontsize=8, ncols=max(1, min(len(names), LEGEND // max(map(len, names)))))
         out = io.BytesIO()
         drawing.savefig(out, format="png", dpi=PNG_DPI, metadata={"Software": None})
     return out.getvalue()
@@ -110,4 +114,5 @@ def _section(exhibit: Exhibit) -> str:
     numbers = rows_table("numbers", columns, [[shown(v) for v in row] for row in exhibit.rows])
     folded = f"<details><summary>{len(exhibit.rows)} rows, also in {exhibit.name}.csv</summary>{numbers}</details>"
     anchor = re.sub(r"[^a-z0-9]+", "-", exhibit.name.lower())
-    return f'<h2 id="{anchor}">{html.escape(exhibit.title)}</h2>{said}{drawing}{folded if exhibit.draw else numbers}'
+    title = "" if exhibit.draw and not exhibit.said else f"<h2>{html.escape(exhibit.title)}</h2>"
+    return f'<div id="{anchor}">{title}{said}{drawing}{folded if exhibit.draw else numbers}</div>'

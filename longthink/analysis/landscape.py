@@ -1,10 +1,9 @@
-"""Accuracy × tokens of all evaluations, accuracy by benchmark and by size, with published numbers beside them where asked."""
+"""Accuracy × tokens of all evaluations, accuracy by benchmark, size and cost, with published numbers beside them where asked."""
 
 from collections.abc import Sequence
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from longthink.analysis.cost import published
+from longthink.analysis.cost import hours_of, published
 from longthink.analysis.exhibit import Exhibit, stem
 from longthink.evaluation.compare import Comparison
 from longthink.evaluation.results import Evaluated
@@ -13,7 +12,7 @@ from longthink.reports.page import BLUE, COLOURS, GREEN, GREY, ORANGE
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["bars", "frontier", "sizes"]
+__all__ = ["bars", "costs", "frontier", "sizes"]
 
 
 def frontier(made: Comparison, name: str, *, beside: bool = False) -> Exhibit:
@@ -86,12 +85,38 @@ def bars(made: Comparison, found: Sequence[Evaluated]) -> Exhibit:
 
 def sizes(made: Comparison, found: Sequence[Evaluated], name: str) -> Exhibit | None:
     """Accuracy on a benchmark against billions of parameters, with the published models; None where no size is known."""
-    ours = [(e.name, e.facts.get("parameters"), p) for e, p in zip(found, made.points[name], strict=True)]
-    rows: list[tuple[Any, ...]] = [(n, size / 1e9, 100 * p.accuracy.mean, "this evaluation") for n, size, p in ours if size]
-    theirs = [(s["name"], s["size"], s[name][0], f"published: {s['table']}") for s in published()["score"] if name in s]
+    ours = [e.facts["parameters"] / 1e9 if e.facts.get("parameters") else None for e in found]
+    theirs = [(s, s["size"]) for s in published()["score"] if name in s]
+    return _against(made, name, ours, theirs, "size", "billion parameters")
+
+
+def costs(made: Comparison, found: Sequence[Evaluated], name: str, price: float) -> Exhibit | None:
+    """Accuracy on a benchmark against what training cost, in money with a price, else in hours of processes or GPUs.
+
+    An evaluated checkpoint costs what its run had spent by then; contradictory published costs are a point each. None where no
+    cost is known. Source: Open-RS's figure of score against cost.
+    """
+    key, unit, factor = ("dollars", "money", price) if price else ("gpu_hours", "process or GPU hours", 1.0)
+    ours = [None if (hours := hours_of(e)) is None else factor * hours for e in found]
+    spent = [(c["name"], c[key]) for c in published()["cost"] if key in c]
+    scores = [s for s in published()["score"] if name in s]
+    theirs = [(s, value) for s in scores for model, value in spent if s["name"].startswith(model)]
+    return _against(made, name, ours, theirs, "cost", unit)
+
+
+def _against(
+    made: Comparison,
+    name: str,
+    ours: Sequence[float | None],
+    theirs: Sequence[tuple[dict[str, Any], float]],
+    kind: str,
+    unit: str,
+) -> Exhibit | None:
+    at = zip(made.points[name], ours, strict=True)
+    rows: list[tuple[Any, ...]] = [(p.name, x, 100 * p.accuracy.mean, "this evaluation") for p, x in at if x]
     if not rows or not theirs:
         return None
-    rows += theirs
+    rows += [(s["name"], x, s[name][0], f"published: {s['table']}") for s, x in theirs]
 
     def draw(axes: "Axes") -> None:
         for row in rows:
@@ -101,7 +126,6 @@ def sizes(made: Comparison, found: Sequence[Evaluated], name: str) -> Exhibit | 
         axes.set_xscale("log")
         axes.margins(0.15)
 
-    said = f"Mean of the published: {fmean(r[2] for r in theirs):.1f} %"
-    columns = ("model", "billion parameters", "accuracy %", "said by")
-    labels = ("billion parameters", "accuracy (%)")
-    return Exhibit(stem("size", name), f"Accuracy by size: {name}", "crosses are published", columns, rows, said, labels, draw)
+    columns = ("model", unit, "accuracy %", "said by")
+    labels = (unit, "accuracy (%)")
+    return Exhibit(stem(kind, name), f"Accuracy by {kind}: {name}", "crosses are published", columns, rows, "", labels, draw)

@@ -44,7 +44,7 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class Answers:
-    """A benchmark's problems, with id, prompt, gold and maybe difficulty and category, and their samples, row by row."""
+    """A benchmark's problems, with id, prompt, gold and labels, and their samples, row by row."""
 
     name: str
     facts: Mapping[str, Any]

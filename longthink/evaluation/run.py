@@ -78,7 +78,7 @@ class Evaluation:
         for suite, problems in zip(self.suites, self.problems, strict=True):
             for p in problems:
                 facts = {"benchmark": suite.name, "id": p.id, "prompt": [dict(m) for m in p.prompt], "gold": p.gold}
-                rows.append(facts | suite.labels(p))
+                rows.append(facts | {"labels": suite.labels(p)})
         data = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
         storage.replace_file(self.folder / FACTS, json.dumps(asked, indent=1).encode())
         storage.replace_file(self.folder / PROBLEMS, data.encode("utf-8", "surrogatepass"))

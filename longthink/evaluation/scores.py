@@ -60,9 +60,8 @@ def summary(answers: Answers, seed: int, until: float = 0.0) -> dict[str, Any]:
     }
     if fractions:
         found["best_at_k"] = [fmean(best_at_k(r, k) for r in scores) for k in range(1, n + 1)]
-    for label in ("difficulty", "category"):
-        if table := _by_label(answers, label, until):
-            found[f"by_{label}"] = table
+    for label in dict.fromkeys(label for p in answers.problems for label in p.get("labels", ())):
+        found[f"by_{label}"] = _by_label(answers, label, until)
     return found
 
 
@@ -119,9 +118,9 @@ def _by_label(answers: Answers, label: str, until: float) -> dict[str, dict[str,
     scores: dict[str, list[list[float]]] = {}
     able = [p for p, row in zip(answers.problems, answers.samples, strict=True) if any(s.score is not None for s in row)]
     for problem, row, own in zip(able, answers.graded, unbiased(answers.scores, until), strict=True):
-        if label in problem:
-            found.setdefault(str(problem[label]), []).append(row)
-            scores.setdefault(str(problem[label]), []).append(own)
+        if value := problem.get("labels", {}).get(label):
+            found.setdefault(value, []).append(row)
+            scores.setdefault(value, []).append(own)
     table = {}
     for value, rows in sorted(found.items(), key=lambda item: (-len(item[1]), item[0])):
         interval = score_interval(scores[value])

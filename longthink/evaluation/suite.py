@@ -59,7 +59,7 @@ class Benchmark(BaseModel):
     """One benchmark's data file. `files` are the names, without suffix, that copies of its rows go by.
 
     `task` holds fields of task kind `file`, or is of a kind that makes its own problems, `rows` of them; `reward` is the
-    verifier; `difficulty` and `category` name columns results are listed by. `convert` names a reader of `convert.py` for rows
+    verifier; `by` gives labels that results are listed by, and their columns. `convert` names a reader of `convert.py` for rows
     that need one, `generate` a generator in place of rows, `within` a benchmark that has all its problems, beside which it does
     not count in a domain's mean.
     """
@@ -75,8 +75,7 @@ class Benchmark(BaseModel):
     source: tuple[Source, ...] = ()
     task: dict[str, Any] = {}
     reward: dict[str, Any]
-    difficulty: str = ""
-    category: str = ""
+    by: dict[str, str] = {}
     convert: Literal["", "livecodebench"] = ""
     generate: Literal["", "puzzles"] = ""
     within: str = ""
@@ -108,9 +107,8 @@ class Suite:
         return self.task.problem("test", index)
 
     def labels(self, problem: Problem) -> dict[str, str]:
-        """The problem's difficulty and category, where the benchmark says how they are called."""
-        named = {"difficulty": self.benchmark.difficulty, "category": self.benchmark.category}
-        found = {label: problem.meta.get(column) for label, column in named.items() if column}
+        """The problem's difficulty, category or whatever else the benchmark lists results by."""
+        found = {label: problem.meta.get(column) for label, column in self.benchmark.by.items()}
         return {label: _label(value) for label, value in found.items() if value is not None}
 
 
@@ -212,9 +210,8 @@ def _suite(name: str, benchmark: Benchmark, path: Path, protocol: Protocol) -> S
     if benchmark.convert:
         converted = CONVERTERS[benchmark.convert]
         path = _cached(f"{name}_{hashlib.sha256(data).hexdigest()[:16]}.jsonl", lambda out: converted(data, out))
-    keep = [column for column in (benchmark.difficulty, benchmark.category) if column]
     asked, graded = protocol.of(benchmark.domain)
-    table = {"kind": "file", "test": str(path), "keep": keep, **asked, **benchmark.task}
+    table = {"kind": "file", "test": str(path), "keep": list(benchmark.by.values()), **asked, **benchmark.task}
     task = load_part(Task, table, f"benchmark {name}: task")
     reward = load_part(Reward, {**benchmark.reward, **graded}, f"benchmark {name}: reward")
     rows = task.size("test")

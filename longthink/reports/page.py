@@ -20,6 +20,7 @@ ORANGE = "#c65100"
 PURPLE = "#8a5aa8"
 GREY = "#767676"
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, GREY)
+LEGEND = 70  # characters that fit above a drawing, a mark counting as five
 WIDTH, HEIGHT = 4.6, 2.6  # inches of a figure: its 9-point text stays readable at the width of a phone
 STYLE: dict[str, Any] = {
     **{"svg.fonttype": "none", "font.size": 9, "legend.fontsize": 8, "legend.frameon": False, "lines.linewidth": 1.6},
@@ -41,7 +42,7 @@ th,td{padding:.45rem .8rem;text-align:left;vertical-align:top}th{color:var(--sof
 .numbers :is(th,td){text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
 .numbers tr>:first-child{text-align:left;font-weight:600}
 .events :is(td,th){padding-block:.28rem}.events td{overflow-wrap:anywhere}.events td:nth-child(-n+3){white-space:nowrap}
-.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,27rem),1fr));gap:1rem}
+.grid{margin-top:1rem;display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,27rem),1fr));gap:1rem}
 figure{margin:.7rem 0;max-width:44rem;padding:.8rem .8rem .4rem;background:#fff}.grid figure{margin:0}
 figure,figcaption b{color:#1c2430}
 figcaption{font-size:.85rem;color:#5b6675}figcaption b{font-size:1rem;margin-right:.4em}
@@ -77,7 +78,10 @@ def figure(title: str, note: str, labels: tuple[str, str], draw: Callable[["Axes
         axes = figure.add_axes((0.155, 0.175, 0.825, 0.705))
         draw(axes)
         axes.set(xlabel=labels[0], ylabel=labels[1])
-        if axes.get_legend_handles_labels()[0]:
+        handles, names = axes.get_legend_handles_labels()
+        if sum(map(len, names)) + 5 * len(names) > LEGEND:
+            note += f"<br>{_legend(handles, names)}"
+        elif names:
             axes.legend(loc="lower left", bbox_to_anchor=(-0.06, 0.98), ncols=5, handlelength=1.4, columnspacing=1.2)
         out = io.StringIO()
         figure.savefig(out, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
@@ -87,6 +91,20 @@ def figure(title: str, note: str, labels: tuple[str, str], draw: Callable[["Axes
     start = f'<svg viewBox="0 0 {72 * WIDTH:g} {72 * HEIGHT:g}" role="img" aria-label="{title}">'
     below = f"<p>{html.escape(after)}</p>" if after else ""
     return f"<figure><figcaption><b>{title}</b>{note}</figcaption>{start}{drawing}{below}</figure>"
+
+
+def _legend(handles: Sequence[Any], names: Sequence[str]) -> str:
+    """Names behind a stroke of their line, for more than a drawing has room for."""
+    from matplotlib.colors import to_hex
+
+    found = []
+    for handle, name in zip(handles, names, strict=True):
+        mark = handle[0] if isinstance(handle, tuple) else handle
+        colour = mark.get_color() if hasattr(mark, "get_color") else mark.get_facecolor()
+        stroke = {"--": "dashed", ":": "dotted"}.get(str(mark.get_linestyle()), "solid")
+        line = f"border-top:3px {stroke} {to_hex(colour)}"
+        found.append(f'<span style="{line};margin-right:1em;display:inline-block">{html.escape(name)}</span>')
+    return " ".join(found)
 
 
 def cases_of(folder: Path) -> str:

@@ -10,14 +10,14 @@ from longthink.analysis.behaviour import behaviour, habits
 from longthink.analysis.contamination import contamination, matches, plain
 from longthink.analysis.cost import cost
 from longthink.analysis.coverage import coverage
-from longthink.analysis.curves import curves
+from longthink.analysis.curves import AXES, curves
 from longthink.analysis.exhibit import Exhibit, write_exhibits
 from longthink.analysis.format import format_split
-from longthink.analysis.landscape import bars, frontier, sizes
+from longthink.analysis.landscape import bars, costs, frontier, sizes
 from longthink.analysis.lengths import lengths, overthinking, pieces
 from longthink.analysis.scaling import scaling
 from longthink.cli import main
-from longthink.errors import TaskError
+from longthink.errors import RecipeError, TaskError
 from longthink.evaluation.compare import compare
 from longthink.evaluation.results import Answers, Evaluated, Sample
 from longthink.evaluation.scores import summary
@@ -30,7 +30,7 @@ def sample(number, score, tokens, text="so 7", **more):
 def evaluated(name, rows, window=100, golds=None, **labels):
     problems = [
         {"id": f"p{i}", "prompt": [{"role": "user", "content": f"{i}?"}], "gold": (golds or ["7"] * len(rows))[i]}
-        | {label: values[i] for label, values in labels.items()}
+        | {"labels": {label: values[i] for label, values in labels.items()}}
         for i in range(len(rows))
     ]
     answers = Answers("set", {"reward": {"kind": "math"}}, problems, rows)
@@ -144,7 +144,7 @@ def test_the_known_overlap_is_found(capsys):
 
 
 def run_folder(folder):
-    folder.mkdir()
+    folder.mkdir(parents=True)
     rows = [{"step": 0, "validation/accuracy": 0.2}]
     facts = {"group/count": 4, "length/mean": 25.0, "time/step_s": 2.0, "stage": 0, "reward/mean": 0.5, "tokens/generated": 400}
     rows += [{"step": s, "tokens/step": 400, **facts} for s in (1, 2)]
@@ -166,10 +166,54 @@ def test_what_a_run_cost(tmp_path):
 
 def test_curves_of_a_run(tmp_path):
     found = {made.name: made for made in curves([run_folder(tmp_path / "run")])}
-    assert [row[1:4] for row in found["curve_reward_mean"].rows] == [(1, 400, 0.5), (2, 400, 0.5)]
+    assert found["curve_reward_mean"].rows == [("run", 1, 0.5, 0.5), ("run", 2, 0.5, 0.5)]
 
 
-def test_published_points_are_labelled():
+def many_runs(folder, settings=("a<b", "plain"), seeds=2):
+    for setting in settings:
+        for seed in range(seeds):
+            run = run_folder(folder / setting / f"seed_{seed}")
+            rows = [
+                {"step": s, "tokens/generated": 100 * s, "validation/accuracy": 0.25 + 0.05 * s + 0.1 * seed} for s in range(3)
+            ]
+            (run / "metrics.jsonl").write_text("".join(json.dumps(row | {"time/step_s": 2.0}) + "\n" for row in rows))
+    return sorted(folder.glob("*/seed_*"))
+
+
+def test_seeds_are_one_line_with_their_mean_and_interval(tmp_path):
+    table, accuracy = curves(many_runs(tmp_path), "tokens")
+    half = 100 * 12.7062 * 0.1 / 2  # t with one degree of freedom, times the standard error of two values 0.1 apart
+    assert table.title == "4 runs of 2 settings" and [row[:2] for row in table.rows] == [("a<b", 2), ("plain", 2)]
+    assert table.rows[0][2:5] == pytest.approx((40.0, 40.0 - half, 40.0 + half), rel=1e-5)
+    assert [row[:3] for row in accuracy.rows[3:5]] == [("a<b/seed_1", 0.0, 35.0), ("a<b/seed_1", 100.0, pytest.approx(40.0))]
+    page = write_exhibits(tmp_path / "out", "runs", [], [table, accuracy]).read_text()
+    assert "a&lt;b" in page and "a<b" not in page and (tmp_path / "out" / "curve_validation_accuracy.png").is_file()
+
+
+@pytest.mark.parametrize(("by", "ends"), [("steps", (0, 2)), ("seconds", (2.0, 6.0)), ("gpu_hours", (4 / 3600, 12 / 3600))])
+def test_runs_are_drawn_against_what_is_asked_for(tmp_path, by, ends):
+    _, accuracy = curves(many_runs(tmp_path, ("one",), 1), by)
+    assert accuracy.labels[0] == AXES[by] == accuracy.columns[1]
+    assert (accuracy.rows[0][1], accuracy.rows[-1][1]) == pytest.approx(ends)
+
+
+def test_runs_that_cannot_be_told_apart(tmp_path):
+    with pytest.raises(RecipeError, match="cannot be told apart"):
+        curves(many_runs(tmp_path / "many", [f"s{i}" for i in range(16)], 1))
+    many_runs(tmp_path / "x", ("main",), 1), many_runs(tmp_path / "y", ("main",), 1)
+    table, *_ = curves(sorted(tmp_path.glob("?/main/seed_0")))
+    assert [row[0] for row in table.rows] == ["x/main", "y/main"]
+
+
+def test_parts_of_a_reward_and_sets_of_a_validation_have_curves(tmp_path):
+    run = run_folder(tmp_path / "run")
+    row = {"step": 1, "reward/part/accuracy/mean": 0.5, "validation/easy/accuracy": 0.75, "validation/accuracy": 0.5}
+    (run / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    found = {made.title: made.rows[0][2] for made in curves([run])[1:]}
+    assert found == {"Validation accuracy": 50.0, "Validation accuracy: easy": 75.0, "Part of the reward: accuracy": 0.5}
+
+
+def test_published_points_are_labelled(tmp_path):
     better = evaluated("better", [[sample(0, 1.0, 5)], [sample(0, 1.0, 5)]])
     made = compare([ONE, better])
     for exhibit in (frontier(made, "set", beside=True), bars(made, [ONE, better])):
@@ -181,6 +225,12 @@ def test_published_points_are_labelled():
     rows = frontier(same, "aime24", beside=True).rows
     assert sum(str(row[7]).startswith("published: SIRI") for row in rows) == 17
     by_size = sizes(same, [named, named], "aime24")
+    assert costs(same, [named, named], "aime24", 2.0) is None
+    run_folder(tmp_path / "run")
+    trained = Evaluated(ONE.folder, {**ONE.facts, "model": f"{tmp_path}/run/checkpoints/step_000002"}, named.sets)
+    by_cost = costs(compare([trained, trained]), [trained, trained], "aime24", 1800.0)
+    assert by_cost is not None and by_cost.rows[0] == ("one", pytest.approx(4.0), pytest.approx(200 / 3), "this evaluation")
+    assert sum(row[0] == "DeepScaleR-1.5B" for row in by_cost.rows) == 2
     assert by_size is not None and by_size.rows[0] == ("one", 1.5, pytest.approx(200 / 3), "this evaluation")
 
 
