@@ -5,7 +5,7 @@ BEFORE ?=
 OUT ?= runs/quickstart_$(SEED)
 BIN := .venv/bin
 
-.PHONY: quickstart control direct test test-full lint bench verifier-table figures coverage reference controller study install clean stress bench-verifiers bench-mechanisms
+.PHONY: quickstart control direct test test-full lint bench verifier-table figures coverage chain reference controller study install clean stress bench-verifiers bench-mechanisms
 
 install: .venv/core
 .venv/core: pyproject.toml
@@ -48,6 +48,9 @@ figures: .venv/core  ## the curves of docs/papers.md, drawn by the functions tha
 	$(BIN)/python benchmarks/figures.py
 coverage: .venv/core  ## how often the intervals of an evaluation hold the truth
 	$(BIN)/python benchmarks/coverage.py
+
+chain: .venv/core  ## a quickstart's models evaluated, compared and drawn into OUT/chain
+	benchmarks/chain $(OUT)
 
 reference: .venv/core  ## docs/recipe.md, from the classes that read recipes
 	$(BIN)/python benchmarks/reference.py

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from longthink import storage
 from longthink.evaluation.until import FIRST, MOST, plan
-from longthink.stats import Over, wilson
+from longthink.stats import Over, score_interval, wilson
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT, PAGE = ROOT / "benchmarks" / "results" / "coverage.json", ROOT / "docs" / "evaluation.md"
 SAMPLES, PROBLEMS = (1, 2, 4, 8, 16, 64), (30, 500)
 SINGLE = (0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9)
 REPEATS = 4000
+CHECKED = 5  # tests of each cell whose intervals are also taken from `score_interval`
 SPREAD = (0.05, 0.95)
 UNTIL = ((30, 0.05, 0.5, 0.5), (30, 0.05, 1.0, 3.0), (30, 0.02, 0.3, 0.3), (100, 0.01, 0.2, 0.2))
 UNTIL_REPEATS = 1000
@@ -38,6 +39,8 @@ def held(chances: NDArray[np.float64], truth: NDArray[np.float64], n: int, over:
         within = means * (1 - means) / (n - 1)  # ddof 1, over n
         variance, size, df = within.sum(axis=1) / problems**2, n * problems, (n - 1) * problems
     bounds = [wilson(float(m), float(v), size, df, 0.95) for m, v in zip(mean, variance, strict=True)]
+    for row, interval in zip(solved[:CHECKED].astype(int), bounds, strict=False):  # the shortcut above is the function in use
+        np.testing.assert_allclose(interval, score_interval([[1.0] * s + [0.0] * (n - s) for s in row], over=over), atol=1e-12)
     return float(np.mean([i.low <= t <= i.high for i, t in zip(bounds, truth, strict=True)]))
 
 

@@ -10,7 +10,6 @@ from longthink.stats import Interval, mean_interval, score_interval
 
 __all__ = ["Recommendation", "WindowCurve", "geometric_cutoffs", "next_windows", "recommend", "window_curve"]
 
-CORRECT = 0.5  # verifiers answer 0 or 1; a score above the middle counts as correct
 TAPERED = 0.5  # a gain below this share of the steepest is no longer steep
 REACHED = 0.5  # a first window must already reach this share of the final accuracy
 STRIDE = 1.25  # gains are taken over cutoffs at least this factor apart, so a fine grid does not make them noisy
@@ -40,7 +39,7 @@ class Recommendation(NamedTuple):
 def window_curve(rollouts: Sequence[Sequence[tuple[int, float]]], cutoffs: Sequence[int]) -> WindowCurve:
     """The curve of one sampling: for each problem the (tokens, score) of each of its samples.
 
-    A sample is correct at a cutoff when it ended within it and its score is above 0.5. Cutting a long sample is
+    A sample is correct at a cutoff when it ended within it with the full score. Cutting a long sample is
     what a shorter window would have done, because no token depends on the window. Give a sample that
     never ended more tokens than the largest cutoff, or it passes for one that ended there.
     Every problem weighs the same in accuracy and truncated share, whatever its number of samples.
@@ -56,7 +55,7 @@ def window_curve(rollouts: Sequence[Sequence[tuple[int, float]]], cutoffs: Seque
         raise ValueError(f"cutoffs are {list(cutoffs)}; expected positive numbers of tokens, rising")
     accuracy, coverage, truncated = [], [], []
     for cutoff in cutoffs:
-        correct = [[float(tokens <= cutoff and score > CORRECT) for tokens, score in problem] for problem in rollouts]
+        correct = [[float(tokens <= cutoff and score >= 1.0) for tokens, score in problem] for problem in rollouts]
         accuracy.append(score_interval(correct))
         coverage.append(sum(any(problem) for problem in correct) / len(correct))
         truncated.append(mean_interval([[float(tokens > cutoff) for tokens, _ in problem] for problem in rollouts]).mean)

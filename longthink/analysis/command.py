@@ -37,7 +37,7 @@ def analyze(args: argparse.Namespace) -> int:
     else:
         exhibits = _of_folders(args)
     for exhibit in exhibits:
-        if not exhibit.name.startswith("curve_"):
+        if not exhibit.quiet:
             print(exhibit.text(), end="\n\n")
     if args.out:
         names = ", ".join(path.name for path in args.found) if len(args.found) < 5 else f"{len(args.found)} folders"

@@ -20,7 +20,8 @@ def coverage(evaluated: Evaluated, name: str, cutoffs: Sequence[int] = ()) -> Ex
     The last row is the sampling's own window: what met it is longer than all, and would have been longer still. The share correct
     is DeepScaleR's coverage: its table 3 gives the same number as Start Acc. Source: DeepScaleR 3.3, figure 7.
     """
-    answers, window = evaluated.sets[name], evaluated.window
+    answers = evaluated.sets[name]
+    window = int(answers.facts.get("window", evaluated.window))
     rows = [[(window + 1 if s.truncated else s.tokens, s.score or 0.0) for s in row] for row in answers.graded]
     if not cutoffs:
         longest = max(s.tokens for s in answers.every)

@@ -73,7 +73,7 @@ def curves(folders: Sequence[Path], by: str = "steps") -> list[Exhibit]:
         if rows:
             columns = ("run", AXES[by], title.lower(), "running mean")
             draw = _drawing(lines, key, factor, by)
-            found.append(Exhibit(stem("curve", key), title, note, columns, rows, "", (AXES[by], unit), draw))
+            found.append(Exhibit(stem("curve", key), title, note, columns, rows, "", (AXES[by], unit), draw, quiet=True))
     return found
 
 

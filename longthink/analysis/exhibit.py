@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from longthink import storage
 from longthink.errors import printable
-from longthink.reports.page import STYLE, document, figure, rows_table
+from longthink.reports.page import GREY, STYLE, document, figure, rows_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +25,10 @@ PNG_SIZE, PNG_DPI = (6.4, 4.0), 160
 
 @dataclass(frozen=True)
 class Exhibit:
-    """`name` is the stem of its files. `rows` hold numbers as they are; None is an empty cell. `said` is the finding in words."""
+    """`name` is the stem of its files. `rows` hold numbers as they are; None is an empty cell. `said` is the finding in words.
+
+    `quiet` ones are not printed: their rows are too many, or stand in another exhibit.
+    """
 
     name: str
     title: str
@@ -35,6 +38,7 @@ class Exhibit:
     said: str = ""
     labels: tuple[str, str] = ("", "")
     draw: "Callable[[Axes], None] | None" = None
+    quiet: bool = False
 
     def text(self) -> str:
         """The exhibit for a terminal."""
@@ -99,7 +103,8 @@ def _png(exhibit: Exhibit) -> bytes:
         axes = drawing.add_subplot()
         exhibit.draw(axes)
         axes.set(xlabel=exhibit.labels[0], ylabel=exhibit.labels[1])
-        axes.set_title(exhibit.title, loc="left", fontsize=10)
+        drawing.suptitle(exhibit.title, x=0.01, ha="left", fontsize=10)
+        axes.set_title(exhibit.note, loc="left", fontsize=7.5, color=GREY)
         if names := axes.get_legend_handles_labels()[1]:
             drawing.legend(loc="outside lower center", fontsize=8, ncols=max(1, min(len(names), LEGEND // max(map(len, names)))))
         out = io.BytesIO()

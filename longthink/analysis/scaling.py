@@ -34,7 +34,8 @@ def scaling(found: Sequence[Evaluated], name: str, seed: int = 0, *, replace: bo
         title, labels = f"Majority vote by {axis}: {name}", (f"{axis} a problem", "maj@k (%)")
         words = said if column == 1 else ""
         note = "mean and std of 300 resamplings"
-        exhibits.append(Exhibit(stem(kind, name), title, note, columns, rows, words, labels, _drawing(rows, column)))
+        draw = _drawing(rows, column)
+        exhibits.append(Exhibit(stem(kind, name), title, note, columns, rows, words, labels, draw, quiet=not words))
     return exhibits
 
 

@@ -80,9 +80,10 @@ def _validations(run: Path) -> list[Evaluated]:
         raise CheckpointError(f"{run}: the run has no validation to compare; set validation.every in its recipe")
     found = []
     for step, sets in sorted(steps.items()):
-        windows = {row["window"] for rows in sets.values() for row in rows}
+        answers = {name: _answers(name, rows) for name, rows in sets.items()}
+        windows = [a.facts["window"] for a in answers.values()]
         facts = {"name": f"step {step}", "model": f"{run}@{step}", "window": max(windows), "step": step}
-        found.append(Evaluated(run, facts, {name: _answers(name, rows) for name, rows in sets.items()}))
+        found.append(Evaluated(run, facts, answers))
     return found
 
 
@@ -100,4 +101,4 @@ def _answers(name: str, rows: Sequence[dict[str, Any]]) -> Answers:
         problems[at] = {"id": row["problem"], "prompt": row["prompt"], "gold": None}
         graded = (verdict["score"], verdict["status"], verdict["extracted"], verdict["detail"].get("lenient"))
         samples[at].append(Sample(row["sample"], row["text"], len(row["response_ids"]), row["finish_reason"], *graded))
-    return Answers(name, {}, problems, [voted(row) for row in samples])
+    return Answers(name, {"window": max(row["window"] for row in rows)}, problems, [voted(row) for row in samples])
