@@ -30,6 +30,10 @@ def test_every_problem_weighs_the_same():
     assert curve.truncated == (0.0,)
 
 
+def test_a_share_of_the_score_is_not_correct():
+    assert window_curve([[(5, 0.75), (5, 1.0)]], [8]).accuracy[0].mean == 0.5
+
+
 def test_window_curve_refuses_nonsense():
     with pytest.raises(ValueError, match="nothing to average"):
         window_curve([], [8])

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from longthink.analysis.cost import published
+from longthink.analysis.coverage import coverage
 from longthink.analysis.frontier import Point, dominations, efficiency
 from longthink.cli import main
 from longthink.errors import TaskError
@@ -127,12 +128,16 @@ def test_a_run_by_its_validations(tmp_path, capsys):
             rows.append(row | {"text": "7", "response_ids": [1] * 5, "finish_reason": "stop", "verdict": verdict})
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (run / "rollouts" / f"step_{step:06d}.validation.jsonl").write_text(text)
+        narrow = text.replace('"window": 64', '"window": 6')
+        (run / "rollouts" / f"step_{step:06d}.validation.narrow.jsonl").write_text(narrow)
     found = gather([run])
+    assert [coverage(found[1], name).rows[-1][0] for name in ("narrow", "validation")] == [6, 64]
     assert [s.vote for row in found[1].sets["validation"].samples for s in row] == [0, 0, 0, 0]
-    assert [e.name for e in found] == ["step 0", "step 10"] and found[0].sets.keys() == {"validation"}
+    assert [e.name for e in found] == ["step 0", "step 10"] and found[0].sets.keys() == {"validation", "narrow"}
     assert main(["compare", str(run)]) == 0
     assert "step 10" in capsys.readouterr().out
-    (run / "rollouts" / "step_000010.validation.jsonl").unlink()
+    for path in (run / "rollouts").glob("step_000010.*"):
+        path.unlink()
     assert main(["compare", str(run)]) == 2
     assert "is one evaluation" in capsys.readouterr().err
     assert main(["compare", str(tmp_path)]) == 2
