@@ -23,6 +23,7 @@ import torch
 from longthink.engines.cache import SlotCache
 from longthink.engines.embedded import EmbeddedEngine
 from longthink.errors import EngineError, LongthinkError, ModelError
+from longthink.evaluation.models import weights_hash
 from longthink.folder import ModelFolder
 from longthink.machine import fast_bf16, keep_memory, usable_cores
 from longthink.rng import derive_seed
@@ -65,7 +66,7 @@ class ModelServer:
         self, folder: Path, host: str, port: int, *, dtype: str = "auto", max_rows: int = 64, cache_gb: float = 4.0
     ) -> None:
         keep_memory()
-        self.folder, model = folder, ModelFolder(str(folder))
+        model, self.weights = ModelFolder(str(folder)), weights_hash(folder)
         self.tokenizer, self.positions = model.tokenizer, model.config.max_positions
         cuda = torch.cuda.is_available()
         wide = dtype == "float32" or (dtype == "auto" and not cuda and not fast_bf16())
@@ -79,7 +80,7 @@ class ModelServer:
         )
         self.engine.load(model.decoder(), 0)
         self.name, self.stopping = folder.resolve().name, False
-        self._inbox: queue.SimpleQueue[Ask] = queue.SimpleQueue()
+        self._inbox: queue.Queue[Ask] = queue.Queue()  # Python 3.11: a SimpleQueue may forget its timeout
         self._numbers = itertools.count()
         self._http = listen(host, port, partial(Handler, self), EngineError)
         self.port = int(self._http.server_address[1])
@@ -185,7 +186,8 @@ class Handler(JsonHandler):
 
     def do_GET(self) -> None:
         if self.path == "/v1/models":
-            self.answer(200, {"object": "list", "data": [{"id": self.models.name, "object": "model", "owned_by": "longthink"}]})
+            model = {"id": self.models.name, "object": "model", "owned_by": "longthink", "weights": self.models.weights}
+            self.answer(200, {"object": "list", "data": [model]})
         elif self.path == "/health":
             self.answer(200, {"status": "ok", "model": self.models.name})
         else:
@@ -198,6 +200,10 @@ class Handler(JsonHandler):
             return
         fields = self.body()
         if fields is None:
+            return
+        if isinstance(fields, dict) and (asked_for := fields.get("model") or self.models.name) != self.models.name:
+            message = f"the model here is {self.models.name!r}, not {str(asked_for)[:200]!r}"
+            self.answer(404, {"error": {"message": message, "type": "invalid_request_error", "code": "model_not_found"}})
             return
         try:
             asked = self.models.ask(_prompt(fields, chat), fields)
@@ -262,5 +268,5 @@ def serve_model(folder: Path, host: str, port: int, dtype: str, cache_gb: float)
     server = ModelServer(folder, host, port, dtype=dtype, cache_gb=cache_gb)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: server.stop())
-    print(f"serving {server.name} on http://{host}:{server.port}/v1; Ctrl-C ends it", flush=True)
+    print(f"serving {server.name} on http://{host}:{server.port}/v1 until Ctrl-C", flush=True)
     server.run()

@@ -30,16 +30,18 @@ __all__ = [
 ]
 
 
+FULL = "the disk is full; make room, and a run goes on with --resume"
+BLOCKED = "a file stands where a folder should; name another place"
+WHY = {errno.ENOSPC: FULL, errno.EDQUOT: FULL, errno.ENOTDIR: BLOCKED, errno.EEXIST: BLOCKED}
+
+
 @contextmanager
 def _reported(path: Path) -> Iterator[None]:
     """Any refusal of the system becomes one message that names the file."""
     try:
         yield
     except OSError as e:
-        why = "the disk is full" if e.errno in (errno.ENOSPC, errno.EDQUOT) else e.strerror
-        raise StorageError(
-            f"{path}: could not be written ({why}); make room or give permission; a run goes on with --resume"
-        ) from None
+        raise StorageError(f"{path}: could not be written ({WHY.get(e.errno or 0, e.strerror)})") from None
 
 
 def _write(path: Path, flags: int, data: bytes) -> None:

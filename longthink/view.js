@@ -65,7 +65,10 @@ async function refresh() {
   state.matches = items;
   state.shown = PAGE;
   draw();
-  if (!items.some((item) => item.i === state.picked) && items.length) pick(items[0].i, false);
+  if (!items.length) {
+    state.picked = -1;
+    document.getElementById("case").replaceChildren(el("p", { class: "soft" }, "no response matches"));
+  } else if (!items.some((item) => item.i === state.picked)) pick(items[0].i, false);
 }
 
 function draw() {

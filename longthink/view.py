@@ -20,8 +20,9 @@ from urllib.parse import parse_qs, urlsplit
 from longthink import storage
 from longthink.analysis.behaviour import WORDS
 from longthink.errors import CheckpointError, EngineError, TaskError
-from longthink.evaluation.gather import VALIDATION, gather, set_name
-from longthink.evaluation.results import Evaluated, is_evaluation
+from longthink.evaluation.gather import VALIDATION, set_name
+from longthink.evaluation.results import Evaluated, is_evaluation, is_finished, read_evaluation
+from longthink.reports.record import distinct_names
 from longthink.web import JsonHandler, listen
 
 __all__ = ["CASES", "Gallery", "gallery", "serve_view", "write_view"]
@@ -74,13 +75,13 @@ def gallery(paths: Sequence[Path], keys: Collection[str] | None = None) -> Galle
 
     A key is `set:problem`. Raises: CheckpointError for a folder that is neither.
     """
-    evaluations = gather([path for path in paths if is_evaluation(path)])
-    made = Gallery("longthink view: " + " and ".join(path.resolve().name for path in paths), paths[0])
-    for path in paths:
+    names = distinct_names(paths)
+    made = Gallery("longthink view: " + " and ".join(names), paths[0])
+    for path, name in zip(paths, names, strict=True):
         if is_evaluation(path):
-            _add_evaluation(made, evaluations.pop(0), keys)
+            _add_evaluation(made, read_evaluation(path), f"{name} (unfinished)" if not is_finished(path) else name, keys)
         elif (path / "rollouts").is_dir():
-            _add_run(made, path, keys)
+            _add_run(made, path, name, keys)
         else:
             raise CheckpointError(f"{path}: neither an evaluation nor a run; expected the folder of `longthink eval` or `train`")
     if not made.items:
@@ -88,7 +89,7 @@ def gallery(paths: Sequence[Path], keys: Collection[str] | None = None) -> Galle
     return made
 
 
-def _add_evaluation(made: Gallery, found: Evaluated, keys: Collection[str] | None) -> None:
+def _add_evaluation(made: Gallery, found: Evaluated, source: str, keys: Collection[str] | None) -> None:
     for name, answers in found.sets.items():
         for problem, row in zip(answers.problems, answers.samples, strict=True):
             key = f"{name}:{problem['id']}"
@@ -96,12 +97,12 @@ def _add_evaluation(made: Gallery, found: Evaluated, keys: Collection[str] | Non
                 continue
             shown = {"prompt": problem["prompt"], "gold": problem["gold"]}
             for s in row:
-                item = {"source": found.name, "set": name, "problem": problem["id"], "sample": s.number, "tokens": s.tokens}
+                item = {"source": source, "set": name, "problem": problem["id"], "sample": s.number, "tokens": s.tokens}
                 item |= {"score": s.score, "status": s.status, "finish": s.finish_reason, "extracted": s.extracted}
                 made.add(item, key, shown, s.text)
 
 
-def _add_run(made: Gallery, path: Path, keys: Collection[str] | None) -> None:
+def _add_run(made: Gallery, path: Path, name: str, keys: Collection[str] | None) -> None:
     stages = {row["step"]: row.get("stage", 0) for row in storage.read_lines(path / "metrics.jsonl")}
     for file in sorted((path / "rollouts").glob("step_*.jsonl")):
         validated = VALIDATION.fullmatch(file.name)
@@ -111,7 +112,7 @@ def _add_run(made: Gallery, path: Path, keys: Collection[str] | None) -> None:
             key = f"{use}:{row['problem']}"
             if keys is not None and key not in keys:
                 continue
-            item = {"source": f"{path.resolve().name} step {step}", "set": use, "stage": stages.get(step, 0), "step": step}
+            item = {"source": f"{name} step {step}", "set": use, "stage": stages.get(step, 0), "step": step}
             item |= {"problem": row["problem"], "sample": row["sample"], "tokens": len(row["response_ids"])}
             item |= {"score": row["reward"], "status": verdict["status"], "finish": row["finish_reason"]}
             made.add(item | {"extracted": verdict["extracted"]}, key, {"prompt": row["prompt"]}, row["text"])
@@ -122,6 +123,7 @@ def write_view(paths: Sequence[Path], out: Path, keys: Collection[str] | None = 
     page = gallery(paths, keys).page(whole=True)
     if len(page) > MAX_PAGE:
         raise TaskError(f"the page would have {len(page) >> 20} MiB; look at it with --serve, which sends texts as they are read")
+    storage.make_folder(out.parent)
     storage.replace_file(out, page)
     return out
 
@@ -174,7 +176,7 @@ class Handler(JsonHandler):
 def serve_view(paths: Sequence[Path], port: int) -> None:
     """Serve the page on this machine until Ctrl-C. Raises: EngineError where the port is taken."""
     made = gallery(paths)
-    front = listen("127.0.0.1", port, partial(Handler, made), EngineError)
+    front = listen("127.0.0.1", port, partial(Handler, made), EngineError, "another --port")
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())

@@ -70,9 +70,15 @@ class JsonHandler(BaseHTTPRequestHandler):
         """Requests are counted, not printed."""
 
 
-def listen(host: str, port: int, handler: Callable[..., JsonHandler], refusal: type[LongthinkError]) -> Front:
-    """A front on this address. Raises: `refusal` where it cannot be had."""
+def listen(
+    host: str,
+    port: int,
+    handler: Callable[..., JsonHandler],
+    refusal: type[LongthinkError],
+    instead: str = "another --host or --port",
+) -> Front:
+    """A front on this address. Raises: `refusal` where it cannot be had, with what to choose instead."""
     try:
         return Front((host, port), handler)
     except OSError as e:
-        raise refusal(f"cannot listen on {host}:{port}: {e.strerror or e}; choose another --host or --port") from None
+        raise refusal(f"cannot listen on {host}:{port}: {e.strerror or e}; choose {instead}") from None

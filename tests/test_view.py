@@ -22,6 +22,7 @@ def evaluation(folder, texts, score):
     folder.mkdir()
     facts = {"name": folder.name, "window": 64, "benchmarks": {"set": {}}}
     (folder / "eval.json").write_text(json.dumps(facts))
+    (folder / "summary.json").write_text("{}")
     problems, samples = [], []
     for i, text in enumerate(texts):
         problems.append(
@@ -53,7 +54,7 @@ def test_the_page_holds_every_response_as_text(two):
 def test_two_folders_of_one_name_stay_apart(two):
     for folder in two:
         (folder / "eval").mkdir()
-        for name in ("eval.json", "problems.jsonl", "samples.jsonl"):
+        for name in ("eval.json", "problems.jsonl", "samples.jsonl", "summary.json"):
             text = (folder / name).read_text().replace(f'"name": "{folder.name}"', '"name": "eval"')
             (folder / "eval" / name).write_text(text)
     made = gallery([folder / "eval" for folder in two])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from longthink.analysis.exhibit import Exhibit, stem
 from longthink.evaluation.results import Evaluated, Sample
-from longthink.reports.page import COLOURS
+from longthink.reports.page import COLOURS, HATCHES
 from longthink.rewards.language import script
 from longthink.rewards.repetition import Repetition
 from longthink.stats import mean_interval
@@ -60,18 +60,20 @@ def behaviour(found: Sequence[Evaluated], name: str, words: Mapping[str, Sequenc
                 measured = habits(samples, words)
                 rows += [(evaluated.name, kind, g, *m.values(), len(samples)) for g, m in measured.items()]
     columns = ("model", "responses", "words", "per 1,000 tokens", "per response", "share with one", "number")
-    said = "; ".join(_change(found, rows, group) for group in words if len(found) > 1)
+    seen = [g for g in words if any(r[2] == g and r[3] for r in rows)]
+    said = "; ".join(_change(found, rows, group) for group in seen)
+    said = f"{found[0].name} to {found[-1].name}, per 1,000 tokens: {said}" if len(found) > 1 and seen else ""
     labels = ("", "per 1,000 tokens")
     title, note = f"Action words: {name}", "light: incorrect responses"
     bars = Exhibit(
-        f"behaviour_{name}",
+        stem("behaviour", name),
         title,
         note,
         columns,
         rows,
         said,
         labels,
-        _bars(rows, [g for g in words if any(r[2] == g and r[3] for r in rows)]),
+        _bars(rows, seen) if seen else None,
     )
     return [bars, _endings(found, name)]
 
@@ -95,7 +97,14 @@ def _bars(rows: Sequence[tuple[Any, ...]], groups: Sequence[str]) -> Any:
                 offset = (2 * number + (kind == "incorrect") - len(names) + 0.5) * width
                 label = name if kind == "correct" else None
                 places = [i + offset for i in range(len(groups))]
-                axes.bar(places, [own.get(g, 0.0) for g in groups], width, color=COLOURS[number % 5], alpha=shade, label=label)
+                look = {
+                    "color": COLOURS[number % 5],
+                    "alpha": shade,
+                    "hatch": HATCHES[number // 5 % 5],
+                    "edgecolor": "white",
+                    "lw": 0,
+                }
+                axes.bar(places, [own.get(g, 0.0) for g in groups], width, label=label, **look)  # type: ignore[arg-type]
         axes.set_xticks(range(len(groups)), groups)
 
     return draw

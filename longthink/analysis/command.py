@@ -7,7 +7,7 @@ from pathlib import Path
 
 from longthink.analysis.behaviour import behaviour
 from longthink.analysis.contamination import contamination, prompts_text
-from longthink.analysis.cost import cost
+from longthink.analysis.cost import cost, published
 from longthink.analysis.coverage import coverage
 from longthink.analysis.curves import curves
 from longthink.analysis.exhibit import Exhibit, write_exhibits
@@ -21,6 +21,7 @@ from longthink.evaluation.gather import common_sets, gather
 from longthink.evaluation.protocols import read_protocol
 from longthink.evaluation.results import Evaluated
 from longthink.evaluation.suite import load_suites
+from longthink.evaluation.until import FIRST
 from longthink.part import load_part
 from longthink.reports.page import cases_of
 from longthink.tasks.base import Task
@@ -56,10 +57,16 @@ def _of_folders(args: argparse.Namespace) -> list[Exhibit]:
     if args.cutoffs and min(args.cutoffs) < 1:
         raise RecipeError(f"--cutoffs {min(args.cutoffs)}: expected tokens, at least 1")
     found = gather(args.found)
+    if args.cutoffs and (longest := max(e.window for e in found)) <= min(args.cutoffs):
+        raise RecipeError(f"--cutoffs {min(args.cutoffs)}: expected windows below the sampling's own, {longest}")
+    even = [e.first(FIRST) if e.until else e for e in found]
+    adaptive = [e.name for e in found if e.until]
     exhibits: list[Exhibit] = []
     for name, make in _makers(args).items():
         if args.kind in ("all", name):
-            exhibits += make(found, common_sets(found))
+            exhibits += make(found if name == "frontier" else even, common_sets(found))
+    if adaptive and any(e.name not in ("frontier", "benchmarks") for e in exhibits):
+        print(f"note: {', '.join(adaptive)}: sampled until tight, so the first {FIRST} samples of each problem are analysed\n")
     if args.kind == "all" and runs:
         exhibits += [*curves(runs, args.by), cost(runs, price=args.price)]
     return exhibits
@@ -76,6 +83,8 @@ def _makers(args: argparse.Namespace) -> dict[str, Maker]:
         made = compare(found)
         ours = [frontier(made, name, beside=args.published) for name in names]
         beside = [e for n in names for e in (sizes(made, found, n), costs(made, found, n, args.price))] if args.published else []
+        if args.published and not any(name in s for name in made.benchmarks for s in published()["score"]):
+            print(f"note: --published: no published score on {', '.join(made.benchmarks)}\n")
         return [*ours, bars(made, found), *(e for e in beside if e)]
 
     def each(make: Callable[[Evaluated, str], Exhibit]) -> Maker:

@@ -9,7 +9,7 @@ from typing import Any
 from longthink.analysis.exhibit import Exhibit
 from longthink.errors import TaskError
 from longthink.evaluation.results import Evaluated
-from longthink.reports.record import Record, number, read_record
+from longthink.reports.record import Record, distinct_names, number, read_record
 
 __all__ = ["cost", "hours_of", "published"]
 
@@ -29,9 +29,9 @@ def cost(runs: Sequence[Path], *, step: int | None = None, price: float = 0.0, b
     when it was taken, which for Open-RS3 is a tenth of the run's. Raises: TaskError for a run without steps.
     """
     rows: list[tuple[Any, ...]] = []
-    for folder in runs:
+    for folder, name in zip(runs, distinct_names(runs), strict=True):
         record = read_record(folder)
-        rows.append((record.name, "this run", *_spent(record, folder, step, price)))
+        rows.append((name, "this run", *_spent(record, folder, step, price)))
     for made in published()["cost"] if beside else ():
         responses = made.get("responses") or (made["problems"] * made["samples"] if "samples" in made else None)
         spent = (made.get("problems"), responses, None, None, made.get("gpu_hours"), made.get("dollars"))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from longthink.analysis.exhibit import Exhibit, stem
 from longthink.evaluation.results import Evaluated
-from longthink.reports.page import BLUE, GREEN, ORANGE
+from longthink.reports.page import BLUE, GREEN, GREY, ORANGE
 from longthink.window import geometric_cutoffs, next_windows, recommend, window_curve
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def coverage(evaluated: Evaluated, name: str, cutoffs: Sequence[int] = ()) -> Ex
     """
     answers = evaluated.sets[name]
     window = int(answers.facts.get("window", evaluated.window))
-    rows = [[(window + 1 if s.truncated else s.tokens, s.score or 0.0) for s in row] for row in answers.graded]
+    rows = [[(window + 1 if s.truncated and not s.solved else s.tokens, s.score or 0.0) for s in row] for row in answers.graded]
     if not cutoffs:
         longest = max(s.tokens for s in answers.every)
         cutoffs = geometric_cutoffs(max(1, min(window, longest) // 16), window)
@@ -49,6 +49,7 @@ def coverage(evaluated: Evaluated, name: str, cutoffs: Sequence[int] = ()) -> Ex
         axes.fill_between(x, low, high, color=BLUE, alpha=0.15, lw=0)
         axes.plot(x, solved, "s-", color=GREEN, ms=4, label=f"pass@{min(map(len, rows))}")
         axes.plot(x, longer, "^--", color=ORANGE, ms=4, label="longer than the window")
+        axes.axvline(window if plan.direct else plan.window, color=GREY, lw=1, ls=":", label="recommended start")
         axes.set_xscale("log", base=2)
         axes.set_xticks(x[:: 1 + len(x) // 10], [f"{c:,}" for c in x[:: 1 + len(x) // 10]], size=8)
         axes.minorticks_off()
@@ -59,7 +60,7 @@ def coverage(evaluated: Evaluated, name: str, cutoffs: Sequence[int] = ()) -> Ex
     return Exhibit(
         stem("coverage", evaluated.name, name),
         title,
-        "one long sampling, cut",
+        "one long sampling, cut; log scale",
         columns,
         table,
         said,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from longthink.analysis.exhibit import Exhibit, stem
 from longthink.errors import RecipeError
 from longthink.reports.page import COLOURS
-from longthink.reports.record import Record, read_record
+from longthink.reports.record import Record, distinct_names, read_record
 from longthink.stats import mean_interval, running_mean
 
 if TYPE_CHECKING:
@@ -98,10 +98,7 @@ def _lines(folders: Sequence[Path]) -> list[Line]:
         raise RecipeError(
             f"{len(lines)} lines cannot be told apart in one figure; give at most {len(LINES) * len(COLOURS)} settings"
         )
-    names = [line.name for line in lines.values()]
-    return [
-        line._replace(name=f"{at.parent.name}/{at.name}" if names.count(at.name) > 1 else at.name) for at, line in lines.items()
-    ]
+    return [line._replace(name=name) for line, name in zip(lines.values(), distinct_names(list(lines)), strict=True)]
 
 
 COLUMNS = ("setting", "seeds", "last validation accuracy %", "low", "high", "mean tokens", "generated tokens")

@@ -31,10 +31,9 @@ def lengths(evaluated: Evaluated, name: str) -> Exhibit:
     said = f"{evaluated.name}: " + ", ".join(f"{kind} responses have {mean:,.0f} tokens" for kind, mean in means.items())
 
     def draw(axes: "Axes") -> None:
-        for (kind, own), colour in zip(kinds.items(), (BLUE, ORANGE), strict=True):
-            axes.hist(
-                own, bins=BINS, range=(0, max(map(max, filter(None, kinds.values())))), color=colour, alpha=0.55, label=kind
-            )
+        span = (0, max(map(max, filter(None, kinds.values()))))
+        axes.hist(kinds["correct"], bins=BINS, range=span, color=BLUE, alpha=0.55, label="correct")
+        axes.hist(kinds["incorrect"], bins=BINS, range=span, histtype="step", hatch="///", color=ORANGE, label="incorrect")
 
     columns = ("responses", "number", "mean", "1st quartile", "median", "3rd quartile", "longest")
     title = f"Tokens of responses: {evaluated.name}, {name}"
@@ -70,7 +69,9 @@ def overthinking(found: Sequence[Evaluated], name: str) -> Exhibit:
         spent = [v for i in (before, after) for v in ((i.mean, i.high - i.mean) if i else (None, None))]
         rows.append((evaluated.name, *spent, sum(map(len, right)), share))
     columns = ("model", "tokens to it", "±", "tokens after it", "±", "right responses", "wrong that had it %")
-    return Exhibit(stem("overthinking", name), f"Tokens to the first right answer, and after: {name}", "", columns, rows)
+    title = f"Tokens to the first right answer, and after: {name}"
+    said = "" if any(row[5] or row[6] for row in rows) else "No right answer could be read out of any thinking."
+    return Exhibit(stem("overthinking", name), title, "", columns, rows, said)
 
 
 def first_hits(answers: Answers) -> list[list[tuple[Sample, float | None]]]:

@@ -7,7 +7,7 @@ from longthink.analysis.exhibit import Exhibit, stem
 from longthink.evaluation.results import Evaluated
 from longthink.evaluation.scores import ballots
 from longthink.evaluation.votes import majority_curve
-from longthink.reports.page import COLOURS
+from longthink.reports.page import COLOURS, MARKERS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +33,7 @@ def scaling(found: Sequence[Evaluated], name: str, seed: int = 0, *, replace: bo
     for kind, axis, column in (("scaling", "samples", 1), ("scaling_tokens", "tokens", 4)):
         title, labels = f"Majority vote by {axis}: {name}", (f"{axis} a problem", "maj@k (%)")
         words = said if column == 1 else ""
-        note = "mean and std of 300 resamplings"
+        note = "mean of 300 resamplings and their standard deviation, which is no interval; log scale"
         draw = _drawing(rows, column)
         exhibits.append(Exhibit(stem(kind, name), title, note, columns, rows, words, labels, draw, quiet=not words))
     return exhibits
@@ -54,7 +54,9 @@ def _drawing(rows: Sequence[tuple[Any, ...]], column: int) -> "Callable[[Axes], 
             own = [row for row in rows if row[0] == name]
             x, mean, std = ([r[i] for r in own] for i in (column, 2, 3))
             colour = COLOURS[number % len(COLOURS)]
-            axes.errorbar(x, mean, yerr=std, fmt="o-", color=colour, ms=4, capsize=2, lw=1.4, label=name)
+            axes.errorbar(
+                x, mean, yerr=std, fmt=f"{MARKERS[number % len(MARKERS)]}-", color=colour, ms=4, capsize=2, lw=1.4, label=name
+            )
         axes.set_xscale("log", base=2)
         ticks = sorted({r[1] for r in rows}) if column == 1 else _doublings([r[column] for r in rows])
         axes.set_xticks(ticks, [f"{k:,.0f}" for k in ticks])

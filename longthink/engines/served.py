@@ -69,7 +69,7 @@ class ServedEngine:
         self._jobs: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[tuple[Request, dict[str, Any] | str | Refused]] = queue.SimpleQueue()
         self._ended = threading.Event()
-        self.model = model or self._only_model()
+        self.model, self.weights = self._chosen(model)
         for number in range(concurrency):
             threading.Thread(target=self._work, daemon=True, name=f"served-{number}").start()
 
@@ -180,17 +180,22 @@ class ServedEngine:
         except urllib.error.URLError as e:
             raise OSError(str(e.reason)) from None
 
-    def _only_model(self) -> str:
-        """The name of the one model the server has. Raises: EngineError where it does not answer or has several."""
+    def _chosen(self, wanted: str) -> tuple[str, str]:
+        """The name of the model, by default the only one, and the digest of its weights, where the server tells it.
+
+        Raises: EngineError where the server does not answer, has several, or not the one that is wanted.
+        """
         try:
-            names = [str(m["id"]) for m in self._ask("/models", None, min(GREET_S, self.timeout_s))["data"]]
+            told = self._ask("/models", None, min(GREET_S, self.timeout_s))["data"]
+            digests = {str(m["id"]): str(m.get("weights") or "") for m in told}
         except (OSError, http.client.HTTPException, Refused, ValueError, KeyError, TypeError) as e:
             raise EngineError(
                 f"{self.address}: no OpenAI-compatible server answers there ({e}); expected http://host:port/v1"
             ) from None
-        if len(names) != 1:
-            raise EngineError(f"{self.address} serves {', '.join(names) or 'no model'}; name one with --served-model")
-        return names[0]
+        if wanted not in digests and (wanted or len(digests) != 1):
+            raise EngineError(f"{self.address} serves {', '.join(digests) or 'no model'}; name one of them with --served-model")
+        name = wanted or next(iter(digests))
+        return name, digests[name]
 
 
 def _whole(reply: Any, until: float) -> bytes:

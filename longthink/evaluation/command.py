@@ -12,7 +12,9 @@ from longthink.evaluation.results import read_evaluation
 from longthink.evaluation.run import evaluate_suites, table
 from longthink.evaluation.suite import load_suites
 from longthink.machine import usable_cores
+from longthink.part import load_part
 from longthink.recipe import override
+from longthink.rewards.base import Reward
 
 __all__ = ["evaluate"]
 
@@ -20,8 +22,10 @@ __all__ = ["evaluate"]
 def evaluate(args: argparse.Namespace) -> int:
     """0, or 130 when it was interrupted: the same command goes on. Raises: LongthinkError before anything is generated."""
     protocol = _protocol(args)
-    if args.problems < 1 or args.concurrency < 1 or args.timeout <= 0:
-        raise RecipeError("eval: --problems, --concurrency and --timeout; expected at least 1, at least 1, and above 0")
+    for name, least in (("problems", 1), ("concurrency", 1), ("timeout", 0.1)):
+        if (value := getattr(args, name)) < least:
+            raise RecipeError(f"eval: --{name} {value}; expected at least {least}")
+    load_part(Reward, {"kind": args.reward}, "--reward")
     settings: dict[str, Any] = {}
     for text in args.set:
         override(settings, text)
@@ -50,11 +54,15 @@ def _protocol(args: argparse.Namespace) -> Protocol:
     protocol = read_protocol(args.protocol)
     given = {k: getattr(args, k) for k in ("samples", "window", "temperature", "top_p")}
     given = {k: v for k, v in given.items() if v is not None}
+    if args.until is not None and args.samples is not None:
+        raise RecipeError("eval: -n says how many samples, --until how tight the interval; give one of them")
     if args.until is not None:
         try:
             given["until"] = float(args.until.lstrip("±+-")) / 100
         except ValueError:
-            raise RecipeError(f"--until {args.until}: expected points, such as ±2") from None
+            given["until"] = 0.0
+        if not given["until"] > 0.0:
+            raise RecipeError(f"--until {args.until}: expected points above 0, such as ±2")
     elif args.samples is not None:
         given["until"] = 0.0
     try:

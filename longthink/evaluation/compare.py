@@ -7,7 +7,7 @@ from typing import NamedTuple
 from longthink.analysis.frontier import Domination, Point, dominations, efficiency
 from longthink.errors import TaskError
 from longthink.evaluation.gather import common_sets
-from longthink.evaluation.results import SUMMARY, Evaluated, Sample, is_evaluation
+from longthink.evaluation.results import Evaluated, Sample
 from longthink.evaluation.scores import unbiased
 from longthink.stats import Interval, holm, mean_interval, paired_difference, paired_p, score_interval
 
@@ -90,7 +90,7 @@ def _point(evaluated: Evaluated, name: str, places: Sequence[int], rows: Sequenc
     """The evaluation on the problems at these places, whose samples are `rows`; estimates are those of the whole."""
     answers = evaluated.sets[name]
     known = [i for i, row in enumerate(answers.samples) if any(s.score is not None for s in row)]
-    whole = dict(zip(known, unbiased(answers.scores, float(evaluated.facts.get("until", 0.0))), strict=True))
+    whole = dict(zip(known, unbiased(answers.scores, evaluated.until), strict=True))
     scores = [whole[i] for i in places]
     lengths = [[float(s.tokens) for s in row] for row in rows]
     return Point(evaluated.name, score_interval(scores), mean_interval(lengths), scores, lengths)
@@ -107,11 +107,7 @@ def _efficiencies(points: Mapping[str, Sequence[Point]], count: int) -> dict[str
 
 def _warnings(found: Sequence[Evaluated]) -> list[str]:
     """What makes a comparison unfair: other windows, draws or graders."""
-    said = [
-        f"{e.name} is unfinished: what ended first is counted, and that is shorter than the rest"
-        for e in found
-        if is_evaluation(e.folder) and not (e.folder / SUMMARY).is_file()
-    ]
+    said = []
     for key in ("window", "temperature", "top_p", "truncated", "seed"):
         values = list(dict.fromkeys(e.facts.get(key) for e in found))
         if len(values) > 1:

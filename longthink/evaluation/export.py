@@ -68,6 +68,12 @@ def _lm_eval_rows(answers: Answers) -> list[dict[str, Any]]:
     return rows
 
 
+def _limit(evaluated: Evaluated) -> int | None:
+    """To how many problems a benchmark was cut, where one was."""
+    cut = [len(a.problems) for a in evaluated.sets.values() if len(a.problems) < a.facts.get("rows", 0)]
+    return max(cut, default=None)
+
+
 def _lighteval(evaluated: Evaluated, summary: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """results.json as lighteval writes it."""
     facts, results = evaluated.facts, {}
@@ -78,7 +84,12 @@ def _lighteval(evaluated: Evaluated, summary: Mapping[str, Mapping[str, Any]]) -
     keys = {key for found in results.values() for key in found}
     every = {key: sum(f[key] for f in results.values()) / len(results) for key in keys if all(key in f for f in results.values())}
     whole = {
-        "config_general": {"model_name": facts["model"], "max_samples": None, "num_seeds": 1, "model_dtype": facts.get("dtype")},
+        "config_general": {
+            "model_name": facts["model"],
+            "max_samples": _limit(evaluated),
+            "num_seeds": 1,
+            "model_dtype": facts.get("dtype"),
+        },
         "results": {**results, "all": every},
         "versions": dict.fromkeys(results, 0),
         "config_tasks": {f"longthink|{name}": {"name": name, "num_samples": [s["n"][0]]} for name, s in summary.items()},

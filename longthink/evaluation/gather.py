@@ -7,7 +7,8 @@ from typing import Any
 
 from longthink import storage
 from longthink.errors import CheckpointError, TaskError
-from longthink.evaluation.results import Answers, Evaluated, Sample, is_evaluation, read_evaluation, voted
+from longthink.evaluation.results import Answers, Evaluated, Sample, is_evaluation, is_finished, read_evaluation, voted
+from longthink.reports.record import distinct_names
 
 __all__ = ["VALIDATION", "common_sets", "gather", "set_name"]
 
@@ -17,33 +18,30 @@ VALIDATION = re.compile(r"step_(\d+)\.validation(?:\.(.+))?\.jsonl")
 def gather(paths: Sequence[Path]) -> list[Evaluated]:
     """The evaluations these paths hold, in order: a folder of one, or a run's validations, one for each step it has.
 
-    Two of the same name are told apart by the folder above. Raises: CheckpointError for a folder that is neither.
+    They are called by their folders, with as many of those above as tell them apart, and a run's by their steps. Raises:
+    CheckpointError for a folder that is neither; TaskError for an unfinished evaluation: what ends first is short, and right
+    more often than the rest.
     """
     found: list[Evaluated] = []
-    for path in paths:
+    for path, name in zip(paths, distinct_names(paths), strict=True):
         if is_evaluation(path):
-            found.append(read_evaluation(path))
+            one = read_evaluation(path)
+            if not is_finished(path):
+                there = sum(len(answers.every) for answers in one.sets.values())
+                raise TaskError(
+                    f"{path}: the evaluation is unfinished, with {there:,} samples so far, and what ended first is shorter "
+                    "and more often right than the rest; run the same `longthink eval` again (`longthink view` shows it)"
+                )
+            found.append(Evaluated(path, {**one.facts, "name": name}, one.sets))
         elif (path / "rollouts").is_dir():
-            found += _validations(path)
+            steps = _validations(path)
+            named = (
+                [name if len(steps) == 1 else f"{name}/{e.name}" for e in steps] if len(paths) > 1 else [e.name for e in steps]
+            )
+            found += [Evaluated(path, {**e.facts, "name": n}, e.sets) for e, n in zip(steps, named, strict=True)]
         else:
             raise CheckpointError(f"{path}: neither an evaluation nor a run; expected the folder of `longthink eval` or `train`")
-    return _named(found)
-
-
-def _named(found: list[Evaluated]) -> list[Evaluated]:
-    """The same with names that tell them apart: by the folder, by the one above, at last by number."""
-    for qualify in (_by_folder, lambda e, i: f"{e.folder.resolve().parent.name}/{e.name}", lambda e, i: f"{e.name} #{i + 1}"):
-        names = [e.name for e in found]
-        found = [
-            Evaluated(e.folder, {**e.facts, "name": qualify(e, i)}, e.sets) if names.count(e.name) > 1 else e
-            for i, e in enumerate(found)
-        ]
     return found
-
-
-def _by_folder(evaluated: Evaluated, _: int) -> str:
-    name = evaluated.folder.resolve().name
-    return evaluated.name if evaluated.name == name else f"{name}/{evaluated.name}"
 
 
 def common_sets(found: Sequence[Evaluated]) -> list[str]:

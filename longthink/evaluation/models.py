@@ -20,10 +20,15 @@ NO_IDS = np.zeros(0, np.int64)
 
 
 class Model(Protocol):
-    """An engine, what it takes to ask it, and what an evaluation's record says of it."""
+    """An engine, what it takes to ask it, and what an evaluation's record says of it.
+
+    `facts` are what an evaluation that goes on must find again, `where` is where the model lay this time.
+    """
 
     @property
     def facts(self) -> Mapping[str, Any]: ...
+    @property
+    def where(self) -> Mapping[str, Any]: ...
     @property
     def engine(self) -> Stream: ...
 
@@ -49,7 +54,8 @@ class LocalModel:
         whole = {"name": "eval", "task": {"kind": "countdown"}, "reward": {"kind": "countdown"}, "rollout": {"window": window}}
         recipe = resolve(parse_recipe({**whole, **table, "model": {**table.get("model", {}), "path": path}}, "eval"))
         self.tokenizer, self.positions = folder.tokenizer, folder.config.max_positions
-        self.facts: dict[str, Any] = {"model": path, "weights": weights_hash(Path(path)), "dtype": recipe.model.dtype}
+        self.where = {"model": path}
+        self.facts: dict[str, Any] = {"weights": weights_hash(Path(path)), "dtype": recipe.model.dtype}
         self.workers = recipe.workers
         self.engine = self.cluster = LocalCluster(recipe)
         self.facts |= {"parameters": sum(p.numel() for p in self.cluster.learner.decoder.parameters())}
@@ -75,7 +81,8 @@ class ServedModel:
         from longthink.engines.served import ServedEngine
 
         self.engine = ServedEngine(address, name, concurrency=concurrency, timeout_s=timeout_s, notice=notice)
-        self.facts = {"model": self.engine.model, "server": address}
+        self.where = {"model": self.engine.model, "server": address}
+        self.facts = {"weights": digest} if (digest := self.engine.weights) else {"served_model": self.engine.model}
 
     def prompt(self, problem: Problem) -> Ints:
         return NO_IDS

@@ -6,8 +6,9 @@ last.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,10 +85,28 @@ class Evaluated:
     def window(self) -> int:
         return int(self.facts["window"])
 
+    @property
+    def until(self) -> float:
+        """Half the width of the interval that was sampled for; 0 where every problem has the same number of samples."""
+        return float(self.facts.get("until", 0.0))
+
+    def first(self, count: int) -> "Evaluated":
+        """With the first so many samples of every problem alone: what depends on no sample, where more were taken until tight."""
+        sets = {
+            name: replace(answers, samples=[[s for s in row if s.number < count] for row in answers.samples])
+            for name, answers in self.sets.items()
+        }
+        return Evaluated(self.folder, {**self.facts, "until": 0.0}, sets)
+
 
 def is_evaluation(folder: Path) -> bool:
     """Whether `longthink eval` has written there."""
     return (folder / FACTS).is_file()
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether an evaluation has all it was asked for: its summary is written last, and taken away when more is asked."""
+    return (folder / SUMMARY).is_file()
 
 
 def sample_row(benchmark: str, problem: int, number: int, rollout: Rollout, verdict: Verdict) -> dict[str, Any]:
@@ -103,18 +122,26 @@ def verdict_row(verdict: Verdict) -> dict[str, Any]:
 
 
 def read_evaluation(folder: Path) -> Evaluated:
-    """Raises: CheckpointError for a folder that is none or was changed; TaskError for one without a sample."""
+    """The samples that were asked for last; more that lie there are of another -n.
+
+    Raises: CheckpointError for a folder that is none or was changed; TaskError for one without a sample.
+    """
     facts = read_facts(folder)
     problems = storage.read_lines(folder / PROBLEMS)
     rows = storage.read_lines(folder / SAMPLES)
     if not rows:
         raise TaskError(f"{folder}: no sample is there yet; run the same `longthink eval` again")
     sets: dict[str, Answers] = {}
+    asked = math.inf if facts.get("until") else facts.get("samples", math.inf)
     try:
         for name, what in facts["benchmarks"].items():
             own = [p for p in problems if p["benchmark"] == name]
             samples: list[list[Sample]] = [[] for _ in own]
-            whole = {(row["problem"], row["sample"]): row for row in reversed(rows) if row["benchmark"] == name}
+            whole = {
+                (row["problem"], row["sample"]): row
+                for row in reversed(rows)
+                if row["benchmark"] == name and row["sample"] < asked
+            }
             for at, row in sorted(whole.items()):
                 samples[at[0]].append(_sample(row))
             unvoted = any("vote" not in row for row in whole.values())

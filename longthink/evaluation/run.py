@@ -56,30 +56,30 @@ class Evaluation:
     def asked(self) -> dict[str, Any]:
         """What is asked of which model. Raises: CheckpointError where the folder is of something else."""
         drawn = self.protocol.model_dump(include={"temperature", "top_p", "top_k", "window", "truncated"})
-        asked = {**self.model.facts, **drawn, "seed": self.seed, "benchmarks": {s.name: s.facts() for s in self.suites}}
+        asked: dict[str, Any] = {"protocol": self.protocol.title, **self.model.facts, **drawn, "seed": self.seed}
+        asked["benchmarks"] = {s.name: s.facts() for s in self.suites}
         asked["problems"] = {s.name: len(p) for s, p in zip(self.suites, self.problems, strict=True)}
         asked = dict(json.loads(json.dumps(asked)))
-        head = {"protocol": self.protocol.title, "samples": self.protocol.samples, "until": self.protocol.until}
+        head = {**self.model.where, "samples": self.protocol.samples, "until": self.protocol.until}
         if is_evaluation(self.folder):
             there = read_facts(self.folder)
             for key, value in asked.items():
                 if there.get(key) != value:
                     raise CheckpointError(
-                        f"{self.folder}: holds an evaluation with another {key} ({_short(there.get(key))}, now {_short(value)}); "
+                        f"{self.folder}: holds an evaluation with another {_difference(key, there.get(key), value)}; "
                         "give the same arguments to go on, or another --out"
                     )
-        elif self.folder.exists() and any(p.name not in OURS for p in self.folder.iterdir()):
-            raise CheckpointError(f"{self.folder}: is not empty and holds no evaluation; give another --out")
         return head | asked
 
     def open(self, asked: dict[str, Any]) -> None:
-        """Write what is asked, and take away what a kill or a server has left half done."""
+        """Write what is asked, and take away what a kill or a server has left half done, and the summary of before."""
         rows = []
         for suite, problems in zip(self.suites, self.problems, strict=True):
             for p in problems:
                 facts = {"benchmark": suite.name, "id": p.id, "prompt": [dict(m) for m in p.prompt], "gold": p.gold}
                 rows.append(facts | {"labels": suite.labels(p)})
         data = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+        (self.folder / SUMMARY).unlink(missing_ok=True)
         storage.replace_file(self.folder / FACTS, json.dumps(asked, indent=1).encode())
         storage.replace_file(self.folder / PROBLEMS, data.encode("utf-8", "surrogatepass"))
         kept = [row for row in storage.read_lines(self.folder / SAMPLES) if row["finish_reason"] != "aborted"]  # asked again
@@ -190,12 +190,15 @@ def evaluate_suites(
     """
     evaluation = Evaluation(folder, suites, protocol, model, problems, seed)
     stopping = "stopping; what is done is kept. Press Ctrl-C again to stop at once"
-    asked = evaluation.asked()
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder}: is a file; give another --out")
+    if folder.exists() and not is_evaluation(folder) and any(p.name not in OURS for p in folder.iterdir()):
+        raise CheckpointError(f"{folder}: is not empty and holds no evaluation; give another --out")
     storage.make_folder(folder)
     lock = storage.lock(folder, "an evaluation")
     with lock, RewardPool(suites[0].reward, workers) as pool, Progress("eval", len(suites), stopping=stopping) as progress:
         rewards = {s.name: s.reward for s in suites}
-        evaluation.open(asked)
+        evaluation.open(evaluation.asked())
         evaluation.grade_again(pool)
         while requests := evaluation.missing():
             progress.phase("sampling")
@@ -297,6 +300,20 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]) for row in rows
     )
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _difference(key: str, there: Any, now: Any) -> str:
+    """Where two values of a key first differ, and how.
+
+    >>> _difference("a", {"b": 1, "c": {"d": 2}}, {"b": 1, "c": {"d": 3}})
+    'a.c.d (2, now 3)'
+    """
+    if isinstance(there, dict) and isinstance(now, dict) and there.keys() == now.keys():
+        inner = next(k for k in now if there[k] != now[k])
+        return _difference(f"{key}.{inner}", there[inner], now[inner])
+    if isinstance(there, dict) and isinstance(now, dict):
+        there, now = list(there), list(now)
+    return f"{key} ({_short(there)}, now {_short(now)})"
 
 
 def _short(value: Any) -> str:

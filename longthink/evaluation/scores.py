@@ -33,7 +33,8 @@ def summary(answers: Answers, seed: int, until: float = 0.0) -> dict[str, Any]:
         raise TaskError(f"{answers.name}: a score is {odd}, and a benchmark's are from 0 to 1; choose another verifier")
     n, most = min(map(len, scores)), max(map(len, scores))
     taken = plan(outcomes(scores), until) if until else None
-    new = score_interval(unbiased(scores, until))
+    chances = [[chance] for chance in taken.chances] if taken else scores
+    new = score_interval(chances or scores)
     here = (taken.interval if taken else None) or score_interval(scores, over="samples")
     mean = here.mean
     scores = [row[:n] for row in scores] if until else scores
@@ -61,7 +62,7 @@ def summary(answers: Answers, seed: int, until: float = 0.0) -> dict[str, Any]:
     if fractions:
         found["best_at_k"] = [fmean(best_at_k(r, k) for r in scores) for k in range(1, n + 1)]
     for label in dict.fromkeys(label for p in answers.problems for label in p.get("labels", ())):
-        found[f"by_{label}"] = _by_label(answers, label, until)
+        found[f"by_{label}"] = _by_label(answers, label, chances or answers.scores)
     return found
 
 
@@ -112,12 +113,15 @@ def _mean_share(rows: Sequence[Sequence[Sample]], test: Callable[[Sample], bool]
     return fmean(fmean(test(s) for s in row) for row in rows if row)
 
 
-def _by_label(answers: Answers, label: str, until: float) -> dict[str, dict[str, float]]:
-    """avg@n with its interval over problems, tokens and size of each value of a label, the frequent ones first."""
+def _by_label(answers: Answers, label: str, each: Sequence[Sequence[float]]) -> dict[str, dict[str, float]]:
+    """avg@n with its interval over problems, tokens and size of each value of a label, the frequent ones first.
+
+    `each` holds the scores of the graded problems, or their estimates.
+    """
     found: dict[str, list[list[Sample]]] = {}
-    scores: dict[str, list[list[float]]] = {}
+    scores: dict[str, list[Sequence[float]]] = {}
     able = [p for p, row in zip(answers.problems, answers.samples, strict=True) if any(s.score is not None for s in row)]
-    for problem, row, own in zip(able, answers.graded, unbiased(answers.scores, until), strict=True):
+    for problem, row, own in zip(able, answers.graded, each, strict=True):
         if value := problem.get("labels", {}).get(label):
             found.setdefault(value, []).append(row)
             scores.setdefault(value, []).append(own)

@@ -141,7 +141,9 @@ def load_suites(named: Sequence[str], data: Path, protocol: Protocol, reward: di
     """
     for name in named:
         if name != ALL_LOCAL and name not in benchmark_names() and not Path(name).is_file():
-            raise TaskError(f"--on {name}: no such file, and {nearest(name, [*benchmark_names(), ALL_LOCAL])}")
+            kind = "a folder; name files in it, or give it as --data" if Path(name).is_dir() else "no such file"
+            hint = "names are separated by spaces" if "," in name else nearest(name, [*benchmark_names(), ALL_LOCAL])
+            raise TaskError(f"--on {name}: {kind}; {hint}")
     found: dict[str, Suite] = {}
     for name in named:
         if name == ALL_LOCAL:
@@ -155,7 +157,15 @@ def load_suites(named: Sequence[str], data: Path, protocol: Protocol, reward: di
             made = [_fetched(Path(name).stem, read_benchmark(Path(name)), data, protocol)]
         else:
             own = Benchmark(title=Path(name).name, domain="math" if reward["kind"] == "math" else "stem", reward=reward)
-            made = [_suite(Path(name).name.split(".")[0], own, Path(name), protocol)]
+            stem = Path(name).name.split(".")[0]
+            try:
+                made = [_suite(stem, own, Path(name), protocol)]
+            except TaskError as e:
+                known = next((b for b in benchmark_names() if stem in _ours(b).files), "")
+                way = f"this is a copy of {known}: --on {known} --data {Path(name).parent}" if known else "name its columns"
+                raise TaskError(
+                    f"{e}. In an evaluation: {way}{'' if known else ' in a benchmark file (docs/evaluation.md)'}"
+                ) from None
         for suite in made:
             if suite.name in found:
                 raise TaskError(f"--on {name}: {suite.name} is named twice; each benchmark is evaluated once")
@@ -193,11 +203,14 @@ def _fetched(name: str, benchmark: Benchmark, data: Path, protocol: Protocol) ->
             path = _fetch(source)
             break
         except (OSError, HTTPException, ValueError, ImportError) as e:
-            failures.append(f"{source}: {type(e).__name__}: {str(e).splitlines()[0][:160] if str(e) else ''}")
+            failures.append(f"{source}: {type(e).__name__}: {_shortened(str(e))}")
     if path is None:
         tried = "; ".join(failures) or "it has no source"
         names = " or ".join(f"{f}.json(l)" for f in benchmark.files)
-        raise TaskError(f"benchmark {name}: its rows could not be fetched ({tried}). Offline, put {names} into {data} (--data)")
+        there = "" if data.is_dir() else ", which is not there"
+        raise TaskError(
+            f"benchmark {name}: its rows are not in {data} (--data){there}, and could not be fetched ({tried}). Put {names} there"
+        )
     return _suite(name, benchmark, path, protocol)
 
 
@@ -211,12 +224,18 @@ def _suite(name: str, benchmark: Benchmark, path: Path, protocol: Protocol) -> S
         converted = CONVERTERS[benchmark.convert]
         path = _cached(f"{name}_{hashlib.sha256(data).hexdigest()[:16]}.jsonl", lambda out: converted(data, out))
     asked, graded = protocol.of(benchmark.domain)
-    table = {"kind": "file", "test": str(path), "keep": list(benchmark.by.values()), **asked, **benchmark.task}
+    table = {"kind": "file", "test": str(path), **asked, **benchmark.task}
+    table["keep"] = list(dict.fromkeys([*table.get("keep", ()), *benchmark.by.values()]))
     task = load_part(Task, table, f"benchmark {name}: task")
     reward = load_part(Reward, {**benchmark.reward, **graded}, f"benchmark {name}: reward")
     rows = task.size("test")
     assert rows is not None
     return Suite(name, benchmark, path.name, task, reward, rows, hashlib.sha256(data).hexdigest())
+
+
+def _shortened(text: str) -> str:
+    first = text.partition("\n")[0]
+    return first if len(first) <= 160 else f"{first[:160]}…"
 
 
 # -- fetching ---------------------------------------------------------------------------------------------------------

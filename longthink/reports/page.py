@@ -11,7 +11,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["BLUE", "COLOURS", "GREEN", "GREY", "ORANGE", "PURPLE", "STYLE", "cases_of", "document", "figure", "rows_table"]
+__all__ = [
+    "BLUE",
+    "COLOURS",
+    "GREEN",
+    "GREY",
+    "HATCHES",
+    "MARKERS",
+    "ORANGE",
+    "PURPLE",
+    "STYLE",
+    "cases_of",
+    "document",
+    "figure",
+    "name_points",
+    "rows_table",
+]
 
 # apart for colour-blind readers too
 BLUE = "#0072b2"
@@ -20,6 +35,9 @@ ORANGE = "#c65100"
 PURPLE = "#8a5aa8"
 GREY = "#767676"
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, GREY)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # beside the colour, for print
+HATCHES = ("", "//", "..", "xx", "--")
+TEXT = 24  # characters of a cell that is no number any more, and wraps
 LEGEND = 70  # characters that fit above a drawing, a mark counting as five
 WIDTH, HEIGHT = 4.6, 2.6  # inches of a figure: its 9-point text stays readable at the width of a phone
 STYLE: dict[str, Any] = {
@@ -40,7 +58,8 @@ h1{font-size:1.6rem;line-height:1.2;margin:0;overflow-wrap:anywhere}h2{font-size
 .scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.92rem}tbody tr{border-top:1px solid var(--line)}
 th,td{padding:.45rem .8rem;text-align:left;vertical-align:top}th{color:var(--soft);font-weight:600;white-space:nowrap}
 .numbers :is(th,td){text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
-.numbers tr>:first-child{text-align:left;font-weight:600}
+.numbers tr>:first-child,.numbers td.text{text-align:left;font-weight:600}
+.numbers td.text{white-space:normal;overflow-wrap:anywhere;font-weight:400}
 .events :is(td,th){padding-block:.28rem}.events td{overflow-wrap:anywhere}.events td:nth-child(-n+3){white-space:nowrap}
 .grid{margin-top:1rem;display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,27rem),1fr));gap:1rem}
 figure{margin:.7rem 0;max-width:44rem;padding:.8rem .8rem .4rem;background:#fff}.grid figure{margin:0}
@@ -93,6 +112,29 @@ def figure(title: str, note: str, labels: tuple[str, str], draw: Callable[["Axes
     return f"<figure><figcaption><b>{title}</b>{note}</figcaption>{start}{drawing}{below}</figure>"
 
 
+def name_points(axes: "Axes", points: Sequence[tuple[str, float, float]], *, size: float = 7, colour: str = "black") -> None:
+    """Write names beside points where they hide neither each other nor a point; a name without room is left out.
+
+    Call it when all is drawn: places are judged by the limits of the axes.
+    """
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    axes.autoscale_view()
+    places = [axes.transData.transform((x, y)) * 72 / figure.dpi for _, x, y in points]
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in places]
+    for (name, x, y), (left, low) in zip(points, places, strict=True):
+        wide, tall = 0.62 * size * len(name), 1.2 * size
+        for right, up in ((5, 3), (5, -3 - size), (-5 - wide, 3), (-5 - wide, -3 - size), (-wide / 2, 7), (-wide / 2, -7 - size)):
+            box = (left + right, low + up, left + right + wide, low + up + tall)
+            inside = axes.get_window_extent().transformed(figure.dpi_scale_trans.inverted())
+            fits = 72 * inside.x0 <= box[0] and box[2] <= 72 * inside.x1 + 4
+            if fits and not any(box[0] < t[2] and t[0] < box[2] and box[1] < t[3] and t[1] < box[3] for t in taken):
+                taken.append(box)
+                offset = {"xytext": (right, up), "textcoords": "offset points"}
+                axes.annotate(name, (x, y), **offset, fontsize=size, color=colour)  # type: ignore[arg-type]
+                break
+
+
 def _legend(handles: Sequence[Any], names: Sequence[str]) -> str:
     """Names behind a stroke of their line, for more than a drawing has room for."""
     from matplotlib.colors import to_hex
@@ -120,11 +162,15 @@ def cases_of(folder: Path) -> str:
     return f"<h2>Kept responses</h2>{''.join(parts)}" if parts else ""
 
 
+def _cell(column: str, value: str) -> str:
+    kind = ' class="text"' if len(value) > TEXT else ""
+    return f'<td{kind} data-label="{column}">{"" if value == "-" else html.escape(value)}</td>'
+
+
 def rows_table(kind: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of a kind the style knows; a cell of "-" is empty. All text is escaped."""
     if not rows:
         return ""
     head = "".join(f"<th>{c}</th>" for c in columns)
-    shown = ([(c, "" if v == "-" else html.escape(v)) for c, v in zip(columns, row, strict=True)] for row in rows)
-    body = "".join("<tr>" + "".join(f'<td data-label="{c}">{v}</td>' for c, v in row) + "</tr>" for row in shown)
+    body = "".join("<tr>" + "".join(map(_cell, columns, row)) + "</tr>" for row in rows)
     return f'<div class="scroll"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from longthink import storage
 from longthink.errors import CheckpointError
 
-__all__ = ["Record", "inner", "number", "read_record", "shown"]
+__all__ = ["Record", "distinct_names", "inner", "number", "read_record", "shown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,20 @@ class Record:
         """The steps of events that start no stage."""
         others = (e for e in self.events if "stage" not in str(e.get("kind")) and "stage" not in inner(e, "action"))
         return sorted({step for e in others if (step := number(e.get("step"))) is not None})
+
+
+def distinct_names(paths: Sequence[Path]) -> list[str]:
+    """What several folders are called: by their names, with as many folders above as tell all apart; the same one by number.
+
+    >>> distinct_names([Path("/a/direct/seed_0"), Path("/a/staged/seed_0"), Path("/a/direct/seed_0")])
+    ['direct/seed_0', 'staged/seed_0', 'direct/seed_0 #2']
+    """
+    parts = [path.resolve().parts for path in paths]
+    most = max(map(len, parts), default=1)
+    different = len(set(parts))
+    depth = next((d for d in range(1, most) if len({p[-d:] for p in parts}) == different), most)
+    names = ["/".join(p[-depth:]) for p in parts]
+    return [name if (n := names[: i + 1].count(name)) == 1 else f"{name} #{n}" for i, name in enumerate(names)]
 
 
 def read_record(run: Path) -> Record:

@@ -41,6 +41,12 @@ def write_verdict(folder: Path, made: Comparison, found: Sequence[Evaluated]) ->
 def _benchmark(made: Comparison, name: str, found: Sequence[Evaluated]) -> str:
     pairs = [pair for pair in made.pairs if pair.benchmark == name]
     columns = ("", "verdict", "accuracy minus the first", "95 %", "p", "tokens minus the first", "95 %", "won", "lost")
+    first = made.points[name][0]
+    a, n = first.accuracy, first.tokens.mean
+    start = f"{first.name}: {100 * a.mean:.1f} % ({100 * a.low:.1f} to {100 * a.high:.1f}) with {n:,.0f} tokens"
+    said = f"{start}, on {len(first.scores)} problems."
+    if made.efficiency:
+        said += " ΔAcc/CR over all benchmarks: " + ", ".join(f"{k} {v:.2f}" for k, v in made.efficiency.items()) + "."
     rows = []
     for pair in pairs:
         d, t = pair.difference, pair.tokens
@@ -51,7 +57,7 @@ def _benchmark(made: Comparison, name: str, found: Sequence[Evaluated]) -> str:
     assert drawn.draw is not None
     picture = figure(drawn.title, drawn.note, drawn.labels, drawn.draw, drawn.said)
     lists = "".join(_problems(pair, made.problems[name], found) for pair in pairs)
-    return f"<h2>{html.escape(name)}</h2>{rows_table('numbers', columns, rows)}{picture}{lists}"
+    return f"<h2>{html.escape(name)}</h2><p>{html.escape(said)}</p>{rows_table('numbers', columns, rows)}{picture}{lists}"
 
 
 def _problems(pair: Pair, problems: Sequence[str], found: Sequence[Evaluated]) -> str:

@@ -173,6 +173,10 @@ def _load(path: Path, changed: int, asked: str) -> tuple[Row, ...]:
             continue
         meta = {name: value for name in how.keep if (value := _lookup(table[number], name)) is not MISSING}
         rows.append(Row(number, _messages(where, prompt), _checked_gold(where, gold), meta))
+    if odd := [name for name in how.keep if not any(name in row.kept for row in rows)] if rows else []:
+        raise TaskError(
+            f"{path}: no row has the column {odd[0]!r} that is to be kept; the first has {', '.join(map(str, table[0]))}"
+        )
     if not rows:
         raise TaskError(f"{path}: the golds of all {len(table)} rows are empty; name another column in task.gold_column")
     return tuple(rows)

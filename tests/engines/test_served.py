@@ -17,6 +17,7 @@ from longthink.cli import main
 from longthink.engines import served
 from longthink.engines.served import ServedEngine
 from longthink.errors import EngineError
+from longthink.evaluation.models import weights_hash
 from longthink.types import Problem, Request, RolloutId, Sampling
 
 MINE = Path(__file__).resolve().parents[1] / "evaluation" / "two_numbers.toml"
@@ -27,7 +28,7 @@ def address(warm_folder: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "longthink.cli", "serve", str(warm_folder), "--port", "0", "--dtype", "float32"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        yield process.stdout.readline().split(" on ")[1].split(";")[0]
+        yield process.stdout.readline().split(" on ")[1].split()[0]
         process.terminate()
         assert process.wait() == 0
 
@@ -69,6 +70,7 @@ def test_the_server_speaks_the_protocol(address):
         ("/completions", {"prompt": "2 " * 5000}, 400, "positions"),
         ("/completions", b"{", 400, "not JSON"),
         ("/completions", [1], 400, "expected an object"),
+        ("/completions", {"prompt": "2", "model": "other"}, 404, "the model here is"),
         ("/embeddings", {}, 404, "there are"),
     ],
 )
@@ -78,7 +80,7 @@ def test_bad_requests_are_answered_and_the_server_goes_on(address, path, body, s
     assert ask(address.removesuffix("/v1"), "/health")[0] == 200
 
 
-def test_an_evaluation_through_the_server_equals_the_local_one(address, warm_folder, tmp_path):
+def test_an_evaluation_through_the_server_equals_the_local_one(address, warm_folder, tmp_path, capsys):
     """Both sample with the same draws: the texts are the same, token counts and all, whatever the way."""
     drawn = ["--on", str(MINE), "-n", "2", "--window", "40", "--temperature", "1", "--top-p", "1"]
     assert main(["eval", address, *drawn, "--out", str(tmp_path / "far")]) == 0
@@ -91,7 +93,20 @@ def test_an_evaluation_through_the_server_equals_the_local_one(address, warm_fol
     for there, here in zip(far, near, strict=True):
         assert {**there, "vote": None} == {**here, "vote": None}
     facts = json.loads((tmp_path / "far" / "eval.json").read_text())
-    assert facts["server"] == address and facts["model"] == warm_folder.name
+    assert facts["server"] == address and facts["model"] == warm_folder.name and facts["weights"] == weights_hash(warm_folder)
+    capsys.readouterr()
+    assert main(["eval", address, *drawn, "--out", str(tmp_path / "far"), "--served-model", "other"]) == 2
+    assert f"serves {warm_folder.name}" in capsys.readouterr().err
+
+
+def test_another_model_behind_an_address_does_not_go_on(tmp_path, capsys, monkeypatch):
+    asked = ["eval", "", "--on", str(MINE), "-n", "1", "--problems", "1", "--window", "8", "--out", str(tmp_path / "eval")]
+    for weights, status in (("one", 0), ("one", 0), ("two", 2)):
+        listed = {"data": [{"id": "m", "weights": weights}]}
+        with server(lambda handler, n: send(handler, 200, GOOD), listed=listed) as there:
+            asked[1] = there
+            assert main(asked) == status
+    assert "another weights" in capsys.readouterr().err
 
 
 # -- servers that fail ------------------------------------------------------------------------------------------------
@@ -100,7 +115,7 @@ GOOD = {"choices": [{"message": {"content": "7"}, "finish_reason": "stop"}], "us
 
 
 @contextmanager
-def server(answer: Callable[[BaseHTTPRequestHandler, int], None]) -> Iterator[str]:
+def server(answer: Callable[[BaseHTTPRequestHandler, int], None], listed: object = {"data": [{"id": "m"}]}) -> Iterator[str]:
     """A server whose n-th POST is answered by `answer(handler, n)`."""
     count = iter(range(10_000))
 
@@ -108,7 +123,7 @@ def server(answer: Callable[[BaseHTTPRequestHandler, int], None]) -> Iterator[st
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            send(self, 200, {"data": [{"id": "m"}]})
+            send(self, 200, listed)
 
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))

@@ -11,7 +11,7 @@ from longthink.analysis.frontier import Point, dominations, efficiency
 from longthink.cli import main
 from longthink.errors import TaskError
 from longthink.evaluation.compare import compare, table
-from longthink.evaluation.gather import _named, gather
+from longthink.evaluation.gather import gather
 from longthink.evaluation.results import Answers, Evaluated, Sample
 from longthink.stats import Interval, holm, paired_p
 
@@ -77,8 +77,6 @@ def test_one_name_for_two_files_is_refused_and_names_are_told_apart(tmp_path):
 
     with pytest.raises(TaskError, match="checksums differ"):
         compare([named(tmp_path / "a", "1"), named(tmp_path / "b", "2")])
-    same = _named([named(tmp_path / "a" / "eval", "1"), named(tmp_path / "b" / "eval", "1"), named(tmp_path / "b" / "eval", "1")])
-    assert [e.name for e in same] == ["a/eval", "b/eval #2", "b/eval #3"]
 
 
 def test_holm_by_hand():
@@ -150,6 +148,7 @@ def test_a_page_with_links_to_the_responses(tmp_path, capsys):
         folder.mkdir()
         facts = {"name": name, "window": 64, "benchmarks": {"set": {"reward": {"kind": "math"}}}}
         (folder / "eval.json").write_text(json.dumps(facts))
+        (folder / "summary.json").write_text("{}")
         problems = [
             {"benchmark": "set", "id": f"<p/{i}>", "prompt": [{"role": "user", "content": "?"}], "gold": 7} for i in range(3)
         ]

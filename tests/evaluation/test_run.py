@@ -13,8 +13,10 @@ import pytest
 
 from longthink import storage
 from longthink.cli import main
-from longthink.errors import CheckpointError
+from longthink.errors import CheckpointError, TaskError
+from longthink.evaluation.gather import gather
 from longthink.evaluation.results import read_evaluation
+from longthink.evaluation.until import FIRST
 
 SMALL = ["--set", "model.processes=1", "--set", "model.threads=1", "--set", "model.dtype=float32"]
 DRAWN = ["--window", "48", "--temperature", "1", "--top-p", "1"]
@@ -85,44 +87,61 @@ KILLED = """
 import os, sys
 from longthink.cli import main
 from longthink.evaluation import run
-run.EVERY_S = 1e9  # flushes by number alone
-left, sync = int(sys.argv[1]), os.fsync
-def counted(descriptor):
+run.EVERY_S, run.AT_ONCE = 1e9, 8  # written by number alone
+kind, left, sync, begun = sys.argv[1], int(sys.argv[2]), os.fsync, run.Evaluation.open
+def counted(*_):
     global left
     left -= 1
     if left == 0:
         os.kill(os.getpid(), 9)
+def flushed(descriptor):
+    counted()
     sync(descriptor)
-os.fsync = counted
-status = main(sys.argv[2:])
-print(int(sys.argv[1]) - left)
+def opened(*args):
+    sys.setprofile(lambda frame, event, arg: counted() if event in ("call", "c_call") else None)
+    begun(*args)
+if kind == "flush":
+    os.fsync = flushed
+else:
+    run.Evaluation.open = opened
+status = main(sys.argv[3:])
+sys.setprofile(None)
+print(int(sys.argv[2]) - left)
 sys.exit(status)
 """
 
 
-def run_until(call, arguments):
-    """An evaluation that dies before its k-th flush; its exit status and, where it lived, the flushes it made."""
-    done = subprocess.run([sys.executable, "-c", KILLED, str(call), *arguments], capture_output=True, text=True)
+def run_until(kind, call, arguments):
+    """An evaluation that dies at its k-th flush, or function call; its exit status and, where it lived, how many it made."""
+    done = subprocess.run([sys.executable, "-c", KILLED, kind, str(call), *arguments], capture_output=True, text=True)
     return done.returncode, int(done.stdout.split()[-1]) if done.returncode == 0 else 0
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.full) for s in range(1, 8))])
-def test_killed_at_random_instants_and_resumed(whole, model, tmp_path, seed):
-    """Killed before a flush that is drawn, from the first file's on, twice; then run through."""
+@pytest.fixture(scope="module")
+def calls(model, tmp_path_factory):
+    """How many functions a whole evaluation calls: the instants at which it can be killed."""
+    status, calls = run_until("call", 0, ask(model, tmp_path_factory.mktemp("calls") / "eval"))
+    assert status == 0 and calls > 10_000
+    return calls
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.full) for s in range(1, 24))])
+def test_killed_at_random_instants_and_resumed(whole, model, tmp_path, calls, seed):
+    """Killed at function calls that are drawn, in sampling, grading or writing, twice; then run through."""
     out, draw = tmp_path / "eval", random.Random(seed)
-    assert run_until(draw.randint(1, 6), ask(model, out))[0] == -9
-    run_until(draw.randint(1, 12), ask(model, out))
+    assert run_until("call", draw.randint(1, calls // 2), ask(model, out))[0] == -9
+    run_until("call", draw.randint(1, calls), ask(model, out))
     assert main(ask(model, out)) == 0
     assert contents(out) == contents(whole)
 
 
 @pytest.mark.full
 def test_killed_at_every_flush_and_resumed(whole, model, tmp_path):
-    status, calls = run_until(0, ask(model, tmp_path / "through"))
+    status, calls = run_until("flush", 0, ask(model, tmp_path / "through"))
     assert status == 0 and calls > 8
     for call in range(1, calls + 1):
         out = tmp_path / str(call)
-        assert run_until(call, ask(model, out))[0] == -9
+        assert run_until("flush", call, ask(model, out))[0] == -9
         assert main(ask(model, out)) == 0
         assert contents(out) == contents(whole), call
 
@@ -140,6 +159,10 @@ def test_ctrl_c_keeps_what_is_done(model, tmp_path):
     assert process.returncode == 130 and "goes on in" in said
     assert 0 < len((out / "samples.jsonl").read_text().splitlines()) < 16 * 64
     assert not (out / "summary.json").exists()
+    with pytest.raises(TaskError, match="unfinished"):
+        gather([out])
+    assert main(["view", str(out)]) == 0
+    assert "eval (unfinished)" in (out / "view.html").read_text()
 
 
 def test_more_samples_and_other_questions(whole, model, tmp_path, capsys):
@@ -148,7 +171,22 @@ def test_more_samples_and_other_questions(whole, model, tmp_path, capsys):
     assert main(ask(model, out)) == 0
     same = ("samples.jsonl", "summary.json")
     assert {k: contents(out)[k] for k in same} == {k: contents(whole)[k] for k in same}
-    for more, said in ((["--seed", "1"], "another seed"), (["--window", "50"], "another window")):
+    assert main(ask(model, out, n="2")) == 0  # the first two of the four that are there
+    fewer = read_evaluation(out).sets["two_numbers"].samples
+    assert fewer == [
+        [s._replace(vote=x.vote) for s, x in zip(row, own, strict=False)]
+        for row, own in zip(read_evaluation(whole).sets["two_numbers"].samples, fewer, strict=True)
+    ]
+    assert {len(row) for row in fewer} == {2} and json.loads(contents(out)["summary.json"])["benchmarks"]["two_numbers"]["n"] == [
+        2,
+        2,
+    ]
+    assert main(ask(model, out)) == 0
+    for more, said in (
+        (["--seed", "1"], "another seed"),
+        (["--protocol", "siri"], "another protocol"),
+        (["--window", "50"], "another window"),
+    ):
         assert main(ask(model, out, *more)) == 2
         assert said in capsys.readouterr().err
     assert {k: contents(out)[k] for k in same} == {k: contents(whole)[k] for k in same}
@@ -159,6 +197,11 @@ def test_until_the_interval_is_tight(model, tmp_path, capsys):
     summary = json.loads((tmp_path / "eval" / "summary.json").read_text())["benchmarks"]["two_numbers"]
     assert (summary["high_here"] - summary["low_here"]) / 2 <= 0.03
     assert summary["n"][0] < summary["n"][1]
+    (adaptive,) = gather([tmp_path / "eval"])
+    assert adaptive.until == 0.03 and not adaptive.first(FIRST).until
+    assert {len(row) for row in adaptive.first(FIRST).sets["two_numbers"].samples} == {FIRST}
+    assert main(["analyze", "coverage", str(tmp_path / "eval")]) == 0
+    assert "the first 4 samples of each problem are analysed" in capsys.readouterr().out
     before = contents(tmp_path / "eval")
     assert main(ask(model, tmp_path / "eval", "--until", "3", n="")) == 0
     assert contents(tmp_path / "eval") == before
@@ -176,7 +219,8 @@ def test_until_the_interval_is_tight(model, tmp_path, capsys):
         (["--window", "5000"], "give a smaller --window"),
         (["--window", "0"], "window"),
         (["--top-p", "1.5"], "top_p"),
-        (["--until", "often"], "expected points"),
+        (["--until", "often"], "give one of them"),
+        (["--reward", "countdwon"], "countdown"),
         (["--protocol", "deepscale"], "did you mean deepscaler"),
         (["--set", "rollout.window=3"], "model and engine alone"),
         (["--set", "engine.rows=3"], "engine"),
@@ -187,6 +231,9 @@ def test_until_the_interval_is_tight(model, tmp_path, capsys):
 def test_refusals_come_before_any_file(model, tmp_path, capsys, more, said):
     assert main(ask(model, tmp_path / "eval", *more)) == 2
     assert said in capsys.readouterr().err
+    for points in ("often", "0"):
+        assert main(ask(model, tmp_path / "eval", "--until", points, n="")) == 2
+        assert "expected points above 0" in capsys.readouterr().err
     assert not (tmp_path / "eval").exists()
 
 

@@ -138,7 +138,7 @@ def test_rows_that_cannot_be_fetched(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     text = 'source = [{ url = "https://127.0.0.1:9/rows.jsonl" }, { url = "http://example.org/x" }]\n[reward]\nkind = "math"\n'
     (tmp_path / "far.toml").write_text('title = "Far"\ndomain = "math"\nlicence = "ours"\nfiles = ["far_rows"]\n' + text)
-    with pytest.raises(TaskError, match=r"(?s)could not be fetched.*Offline, put far_rows.json\(l\) into"):
+    with pytest.raises(TaskError, match=r"(?s)could not be fetched.*Put far_rows.json\(l\) there"):
         load_suites([str(tmp_path / "far.toml")], tmp_path, PLAIN, MATH)
     assert not list((tmp_path / "cache").rglob("*rows*"))  # nothing half fetched
 
