@@ -28,9 +28,9 @@ lint: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 test: lint  ## the suite: at most 7 minutes on 2 cores
-	$(BIN)/python -m pytest -m "not full"
+	$(BIN)/python -m pytest -m "not full and not cluster"
 test-full: lint  ## every kill point and every row
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not cluster"
 
 bench:  ## ratios against TRL and transformers, each in its own environment, then what each mechanism costs
 	benchmarks/run

@@ -26,8 +26,8 @@ from longthink.types import Batch, Group, Request, Rollout, RolloutId, Sampling,
 WARM_STEPS = 40  # fine-tuning steps of the model the bench makes: enough for lengths that vary as a real run's do
 MAX_GROUPS = 256
 SETTINGS = (  # what the peer is given too; everything else is the shipped recipe's
-    "model.processes=1",
-    "model.threads=1",
+    "cluster.learners=1",
+    "cluster.threads=1",
     "workers=1",
     "rollout.prompts=16",
     "rollout.group_size=16",

@@ -231,7 +231,7 @@ def _memory(recipe: Recipe, config: ModelConfig) -> list[str]:
         "cache": cache,
         "logits": 3 * 4 * recipe.learner.head_chunk * config.vocab_size,
     }
-    processes = max(1, recipe.model.processes)
+    processes = max(1, recipe.cluster.learners)
     total = sum(uses.values()) * processes
     each = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in uses.items() if size)
     held = min(rows, cache // (context * SlotCache.bytes_per_token(config, dtype)))

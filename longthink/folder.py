@@ -17,7 +17,7 @@ from longthink.errors import ModelError
 from longthink.model import Decoder, ModelConfig
 from longthink.types import Ints, Problem
 
-__all__ = ["ModelFolder", "Tokenizer", "read_config", "read_weights", "tiny_folder", "write_weights"]
+__all__ = ["ModelFolder", "Tokenizer", "fill", "read_config", "read_weights", "tiny_folder", "write_weights"]
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -145,6 +145,16 @@ def _fill(file: Path, name: str, target: Tensor | None, value: Tensor) -> None:
         raise ModelError(f"{file}: unexpected tensor {name}; config.json describes no such parameter")
     if target.shape != value.shape:
         raise ModelError(f"{file}: {name} has shape {tuple(value.shape)}, expected {tuple(target.shape)}")
+    fill(target, value)
+
+
+def fill(target: Tensor, value: Tensor) -> None:
+    """Copy a whole tensor into a parameter that is whole, or cut over ranks that all hold the value."""
+    if hasattr(target, "device_mesh"):
+        from torch.distributed.tensor import distribute_tensor
+
+        value = value.to(target.device, target.dtype)
+        value = distribute_tensor(value, target.device_mesh, target.placements, src_data_rank=None)  # type: ignore[attr-defined]
     target.copy_(value)
 
 

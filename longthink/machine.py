@@ -49,16 +49,15 @@ def resolve(recipe: Recipe) -> Recipe:
     """
     import torch
 
-    model = recipe.model
+    model, cluster = recipe.model, recipe.cluster
     cuda = model.device.startswith("cuda")
     if cuda and not torch.cuda.is_available():
         raise RecipeError(f"model.device is {model.device!r}, but torch sees no GPU; set model.device = 'cpu'")
     cores = usable_cores()
-    processes = model.processes or (1 if cuda else min(cores, recipe.rollout.prompts))
+    learners = cluster.learners or (1 if cuda else min(cores, recipe.rollout.prompts))
     dtype = model.dtype
     if dtype == "auto":
         dtype = "bfloat16" if cuda or fast_bf16() else "float32"
-    threads = model.threads or max(1, cores // processes)
-    return recipe.model_copy(
-        update={"model": model.model_copy(update={"dtype": dtype, "processes": processes, "threads": threads})}
-    )
+    threads = cluster.threads or max(1, cores // learners)
+    cluster = cluster.model_copy(update={"learners": learners, "threads": threads})
+    return recipe.model_copy(update={"model": model.model_copy(update={"dtype": dtype}), "cluster": cluster})

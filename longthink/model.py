@@ -210,6 +210,10 @@ class Layer(nn.Module):
         both = torch.cat([q.weight.expand(c.num_heads, -1), k.weight.expand(c.num_kv_heads, -1)])
         return self.input_layernorm.weight, self.post_attention_layernorm.weight, both
 
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], attend: Attend, dtype: torch.dtype) -> Tensor:
+        """The residual stream after this layer alone: where a sharded layer's weights are gathered and let go."""
+        return run_layers([self], x, rope, attend, config=self.config, dtype=dtype)
+
     def linears(self) -> tuple[tuple[Linear, ...], ...]:
         """The linears that share an input: q/k/v, output, gate/up, down."""
         a, m = self.self_attn, self.mlp
@@ -273,11 +277,12 @@ class Decoder(nn.Module):
         x = F.embedding(tokens, self.model.embed_tokens.weight)
         cos, sin = rope_table(c, max(width for _, width in layout.blocks), x.dtype, tokens.device)
         rope, attend = (cos[layout.positions], sin[layout.positions]), attend_rows(layout)
-        if self.checkpoint_layers:
-            for layer in self.layers:
-                x = checkpoint(run_layers, [layer], x, rope, attend, config=c, dtype=dtype, use_reentrant=False)
-        else:
-            x = run_layers(self.layers, x, rope, attend, config=c, dtype=dtype)
+        for layer in self.layers:
+            x = (
+                checkpoint(layer, x, rope, attend, dtype, use_reentrant=False)
+                if self.checkpoint_layers
+                else layer(x, rope, attend, dtype)
+            )
         return rms_norm(x, self.model.norm.weight, c.rms_eps, x.dtype)
 
 

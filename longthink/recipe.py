@@ -17,6 +17,7 @@ from longthink.tables import (
     AdvantageSettings,
     BudgetSettings,
     CheckpointSettings,
+    ClusterSettings,
     DomainSettings,
     EngineSettings,
     LearnerSettings,
@@ -50,6 +51,7 @@ class Recipe(Table):
     name: str = Field(min_length=1)
     seed: int = Field(0, ge=0)
     model: ModelSettings
+    cluster: ClusterSettings = ClusterSettings()
     task: dict[str, Any] = Field({}, description="where problems come from (longthink/tasks)")
     reward: dict[str, Any] = Field({}, description="their verifier (longthink/rewards)")
     domain: tuple[DomainSettings, ...] = Field((), description="a mixture, in place of task and reward")

@@ -11,6 +11,7 @@ __all__ = [
     "AdvantageSettings",
     "BudgetSettings",
     "CheckpointSettings",
+    "ClusterSettings",
     "CycleSettings",
     "DomainSettings",
     "EngineSettings",
@@ -47,8 +48,14 @@ class ModelSettings(Table):
     path: str
     device: str = "cpu"
     dtype: Dtype = Field("auto", description="dtype of matmuls; master weights are fp32 (float64 when this is)")
-    processes: int = Field(0, ge=0, description="replicas that share sampling and updates; 0: one per core, one on a GPU")
-    threads: int = Field(0, ge=0, description="CPU threads per process; 0: the cores divided by the processes")
+
+
+class ClusterSettings(Table):
+    """What runs where: the only table that changes from a laptop to a cluster."""
+
+    learners: int = Field(0, ge=0, description="learner ranks that share an update; 0: one per core, one on a GPU")
+    threads: int = Field(0, ge=0, description="CPU threads per rank; 0: the cores divided by the ranks")
+    shard: bool = Field(False, description="FSDP2: weights, gradients and optimizer cut over the ranks; else each holds all")
 
 
 class CycleSettings(Table):
@@ -303,7 +310,7 @@ class BudgetSettings(Table):
     max_steps: int = Field(100, ge=1)
     max_generated_tokens: int = Field(0, ge=0, description="generated while training; 0 for no limit")
     max_hours: float = Field(0.0, ge=0, description="of steps, validations included; 0 for no limit")
-    max_gpu_hours: float = Field(0.0, ge=0, description="the same times model.processes; 0 for no limit")
+    max_gpu_hours: float = Field(0.0, ge=0, description="the same times cluster.learners; 0 for no limit")
     max_cost: float = Field(0.0, ge=0, description="gpu_hours times price; 0 for no limit")
     price: float = Field(0.0, ge=0, description="of an hour of one process; needed by max_cost")
 

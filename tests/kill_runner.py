@@ -115,11 +115,12 @@ RULES: dict[str, Any] = {
         {"when": {"kind": "any", "of": [OFTEN]}, "do": "set", "scale": {"learner": {"lr": 0.5}}},
     ],
 }
-RECIPES = {"rules": RULES, "stages": RECIPE, "schedules": SCHEDULES, "still": STILL}
+RECIPES = {"rules": RULES, "stages": RECIPE, "schedules": SCHEDULES, "still": STILL, "sharded": SCHEDULES}
 
 
 def recipe(model: str, variant: str) -> Recipe:
-    table = RECIPES[variant] | {"model": {"path": model, "dtype": "float32", "processes": 1, "threads": 1}}
+    cluster = {"learners": 2, "threads": 1, "shard": True} if variant == "sharded" else {"learners": 1, "threads": 1}
+    table = RECIPES[variant] | {"model": {"path": model, "dtype": "float32"}, "cluster": cluster}
     return parse_recipe(table, "kill")
 
 

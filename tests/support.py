@@ -128,7 +128,8 @@ def warm_model(root: Path) -> Path:
     tiny_folder(root / "model", WORDS, seed=0, template=template, hidden_size=32, num_hidden_layers=2, intermediate_size=64)
     table: dict[str, Any] = {
         "name": "warm",
-        "model": {"path": str(root / "model"), "dtype": "float32", "processes": 1, "threads": 1},
+        "model": {"path": str(root / "model"), "dtype": "float32"},
+        "cluster": {"learners": 1, "threads": 1},
         "task": {"kind": "countdown", "count": 2, "high": 6, "min_target": 2, "seed": 1, "give_up": 0.5},
         "reward": {"kind": "countdown"},
         "workers": 1,

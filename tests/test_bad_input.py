@@ -34,7 +34,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recipe_file(folder: Path, model: Path, **changes: object) -> Path:
     table: dict[str, object] = {
         "name": "bad",
-        "model": {"path": str(model), "dtype": "float32", "processes": 1, "threads": 1},
+        "model": {"path": str(model), "dtype": "float32"},
+        "cluster": {"learners": 1, "threads": 1},
         "task": {"kind": "countdown"},
         "reward": {"kind": "countdown"},
         "workers": 1,

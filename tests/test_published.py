@@ -13,8 +13,8 @@ COUNTDOWN = '{kind="countdown", count=2, high=6, min_target=2, seed=1}'
 SMALL = [
     "model.device=cpu",
     "model.dtype=float32",
-    "model.processes=1",
-    "model.threads=1",
+    "cluster.learners=1",
+    "cluster.threads=1",
     "workers=1",
     "engine.cache_gb=1.0",
     "rollout.prompts=8",

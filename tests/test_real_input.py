@@ -81,8 +81,8 @@ def test_two_steps_of_the_deepscaler_recipe(tmp_path: Path, source: str) -> None
         f"model.path={model}",
         "model.device=cpu",
         "model.dtype=float32",
-        "model.processes=1",
-        "model.threads=1",
+        "cluster.learners=1",
+        "cluster.threads=1",
         f"task.train={rows}",
         "rollout.prompts=4",
         "learner.minibatch_prompts=2",
@@ -115,7 +115,7 @@ def test_eval_on_benchmark_files(tmp_path: Path, name: str, capsys: pytest.Captu
     model = random_qwen2(tmp_path / "model", ["Find the value of x in 2x + 3 = 11."], seed=1)
     out = tmp_path / "eval"
     arguments = ["--on", str(path), "-n", "2", "--problems", "5", "--window", "32", "--out", str(out)]
-    small = ["--set", "model.processes=1", "--set", "model.dtype=float32", "--set", "model.threads=1"]
+    small = ["--set", "cluster.learners=1", "--set", "model.dtype=float32", "--set", "cluster.threads=1"]
     assert main(["eval", str(model), *arguments, *small]) == 0
     summary = json.loads((out / "summary.json").read_text())["benchmarks"][name.split(".")[0]]
     assert (summary["problems"], summary["n"]) == (5, [2, 2])

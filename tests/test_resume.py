@@ -103,7 +103,7 @@ def test_every_point(warm: Path, whole: Path, tmp_path: Path, fault: str) -> Non
         assert_same(tmp_path / str(result["k"]), whole)
 
 
-@pytest.fixture(scope="module", params=["schedules", "still", "rules"])
+@pytest.fixture(scope="module", params=["schedules", "still", "rules", pytest.param("sharded", marks=pytest.mark.cluster)])
 def mechanisms(request: pytest.FixtureRequest, warm: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """Uninterrupted runs of recipes that use every schedule and selection."""
     root = tmp_path_factory.mktemp(request.param)
@@ -130,7 +130,7 @@ def test_the_runs_with_every_mechanism_use_them(mechanisms: tuple[str, Path]) ->
         assert shares[0] / counts[0] == 0.5 and shares[1] / counts[1] > 0.7
         return
     assert any(r["select/discarded_share"] > 0 for r in rows)
-    if variant == "schedules":
+    if variant in ("schedules", "sharded"):
         assert [r["window"] for r in rows] == [48, 48, 36, 24, 24]
         assert any(r["select/rounds"] > 1 for r in rows) and all("reward/part/cosine/mean" in r for r in rows)
         assert {r["domain/few/groups"] > 0 and r["domain/more/groups"] > 0 for r in rows} == {True}

@@ -23,7 +23,8 @@ ALWAYS = {"kind": "constant_groups", "share": 0.5, "over": 1}
 def recipe(model: str = "m", **changes: Any) -> Any:
     base = {
         "name": "rules",
-        "model": {"path": model, "dtype": "float32", "processes": 1, "threads": 1},
+        "model": {"path": model, "dtype": "float32"},
+        "cluster": {"learners": 1, "threads": 1},
         "task": {"kind": "countdown"},
         "reward": {"kind": "countdown"},
         "workers": 1,
@@ -190,7 +191,7 @@ def test_rules_that_cannot_be_are_refused(rule: dict[str, Any], words: str) -> N
 )
 def test_a_run_ends_before_the_step_that_would_go_beyond(budget: dict[str, float], minutes: list[int], complete: bool) -> None:
     made = recipe(budget={"max_steps": 100, **budget})
-    made = made.model_copy(update={"model": made.model.model_copy(update={"processes": 4})})
+    made = made.model_copy(update={"cluster": made.cluster.model_copy(update={"learners": 4})})
     run = Past(made, len(minutes), [], [])
     for row, spent in zip(run.rows[1:], minutes, strict=True):
         row["time/step_s"] = 60.0 * spent

@@ -30,7 +30,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recipe(model: Path, **changes: Any) -> Recipe:
     table: dict[str, Any] = {
         "name": "loop",
-        "model": {"path": str(model), "dtype": "float32", "processes": 1, "threads": 1},
+        "model": {"path": str(model), "dtype": "float32"},
+        "cluster": {"learners": 1, "threads": 1},
         "task": {"kind": "countdown"},
         "reward": {"kind": "countdown"},
         "workers": 1,

@@ -24,7 +24,8 @@ TASK = {"kind": "countdown", "count": 2, "high": 12, "min_target": 2, "seed": 1}
 def recipe(model: Path, **changes: Any) -> Recipe:
     table: dict[str, Any] = {
         "name": "validated",
-        "model": {"path": str(model), "dtype": "float32", "processes": 1, "threads": 1},
+        "model": {"path": str(model), "dtype": "float32"},
+        "cluster": {"learners": 1, "threads": 1},
         "task": TASK,
         "reward": {"kind": "countdown"},
         "workers": 1,

@@ -58,7 +58,7 @@ def _spent(record: Record, folder: Path, step: int | None, price: float) -> tupl
             f"{folder}: no step is recorded{'' if step is None else f' up to step {step}'}; there is nothing to count"
         )
     recipe = tomllib.loads(record.recipe) if record.recipe else {}
-    processes = int(recipe.get("model", {}).get("processes") or 1)
+    processes = int(recipe.get("cluster", {}).get("learners") or 1)
     seconds = sum(number(r.get(f"time/{part}_s")) or 0.0 for r in rows for part in ("step", "validation"))
     prompts = sum(number(r.get("group/count")) or 0.0 for r in rows)
     tokens = [(number(r.get("tokens/step")) or 0.0, number(r.get("length/mean")) or 1.0) for r in rows]

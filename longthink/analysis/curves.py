@@ -90,7 +90,7 @@ def _lines(folders: Sequence[Path]) -> list[Line]:
         path = folder.resolve()
         at = path.parent if re.fullmatch(r"seed_\d+", path.name) else path
         record = read_record(folder)
-        found = re.search(r"^processes = (\d+)", record.recipe, re.MULTILINE)
+        found = re.search(r"^learners = (\d+)", record.recipe, re.MULTILINE)
         line = lines.setdefault(at, Line(at.name, [], []))
         line.runs.append(record)
         line.processes.append(int(found[1]) if found else 1)

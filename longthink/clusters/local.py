@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -32,6 +32,9 @@ from longthink.recipe import Recipe
 from longthink.tables import LearnerSettings, LossSettings
 from longthink.tasks.base import Task
 from longthink.types import Batch, Floats, Ints, Request, Rollout, RolloutId
+
+if TYPE_CHECKING:
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 __all__ = ["LocalCluster"]
 
@@ -70,23 +73,29 @@ class _SharedSum:
 class _Rank:
     """One replica: its learner, its sampler and the calls a step makes on them."""
 
-    def __init__(self, recipe: Recipe, rank: int, reduce: _SharedSum | None) -> None:
-        torch.set_num_threads(recipe.model.threads)
+    def __init__(self, recipe: Recipe, rank: int, reduce: _SharedSum | None, store: "TCPStore | None") -> None:
+        torch.set_num_threads(recipe.cluster.threads)
         keep_memory()
         folder = ModelFolder(recipe.model.path)
         dtype, device = getattr(torch, recipe.model.dtype), recipe.model.device
-        if device == "cuda" and recipe.model.processes > 1:
+        if device == "cuda" and recipe.cluster.learners > 1:
             device = f"cuda:{rank % torch.cuda.device_count()}"
         self.tokenizer = folder.tokenizer
         self.version = 0
+        mesh = None
+        if store is not None:
+            from longthink.learners.sharded import join
+
+            mesh = join(rank, recipe.cluster.learners, device, store)
         self.learner = LocalLearner(
             folder.decoder(),
             recipe.learner,
             dtype=dtype,
             device=device,
             rank=rank,
-            world=recipe.model.processes,
+            world=recipe.cluster.learners,
             reduce=reduce,
+            mesh=mesh,
         )
         sampler = EmbeddedEngine(
             dtype=dtype,
@@ -104,7 +113,12 @@ class _Rank:
     def sync(self, version: int) -> None:
         """Make the sampler use the learner's weights, under this version number."""
         self.version = version
-        self.sampler.load(self.learner.decoder, version)
+        if self.learner.mesh is not None:
+            from longthink.learners.sharded import gathered
+
+            self.sampler.load(gathered(self.learner.decoder), version)
+        else:
+            self.sampler.load(self.learner.decoder, version)
 
     def engine(self, evaluating: bool) -> Engine:
         """The sampler for evaluation; for training what the recipe names."""
@@ -117,13 +131,16 @@ class _Rank:
         self, batch: Batch, loss: LossSettings, temperature: float, settings: LearnerSettings | None
     ) -> dict[str, Floats]:
         """Those of this rank's share of the rows, by name."""
-        mine = batch.select(scored_rows(batch, self.learner.rank, self.learner.world))
-        found = self.learner.logprobs(mine, loss, temperature, settings)
+        mine = batch.tokens_of(scored_rows(batch, self.learner.rank, self.learner.world))
+        found = self.learner.logprobs(batch, loss, temperature, settings)
         arrays = {"old_logprobs": found.old_logprobs, "reference_logprobs": found.reference_logprobs}
-        return {name: array for name, array in arrays.items() if array is not None}
+        return {name: array[mine] for name, array in arrays.items() if array is not None}
 
     def load(self, folder: Path, optimizer: bool) -> None:
         self.learner.load(folder, optimizer=optimizer)
+
+    def save(self, folder: Path) -> None:
+        self.learner.save(folder)
 
     def cpu_seconds(self) -> float:
         return time.process_time()
@@ -135,7 +152,7 @@ class _Rank:
         self.learner.reset_optimizer()
 
 
-def _serve(connection: Connection, recipe: Recipe, rank: int, slots: Tensor) -> None:
+def _serve(connection: Connection, recipe: Recipe, rank: int, slots: Tensor | None, port: int) -> None:
     """A peer's life: answer calls until the caller goes away."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -147,7 +164,8 @@ def _serve(connection: Connection, recipe: Recipe, rank: int, slots: Tensor) -> 
 
     def answer(name: str, args: tuple[Any, ...]) -> Any:
         if name == "start":
-            me.append(_Rank(recipe, rank, _SharedSum(slots, rank, meet)))
+            reduce = None if slots is None else _SharedSum(slots, rank, meet)
+            me.append(_Rank(recipe, rank, reduce, _store(recipe, port)))
             return None
         if name != "sample":
             return getattr(me[0], name)(*args)
@@ -174,30 +192,42 @@ def _serve(connection: Connection, recipe: Recipe, rank: int, slots: Tensor) -> 
             return
 
 
+def _store(recipe: Recipe, port: int = 0) -> "TCPStore | None":
+    """Where sharded ranks find each other: rank 0 opens it on any free port, the others on that one."""
+    if not recipe.cluster.shard:
+        return None
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    return TCPStore("127.0.0.1", port, recipe.cluster.learners, not port, wait_for_workers=False)
+
+
 class LocalCluster:
     """The ranks as one engine and one learner. A recipe with one process starts no other."""
 
     def __init__(self, recipe: Recipe) -> None:
-        self.world = recipe.model.processes
+        self.world = recipe.cluster.learners
         self._peers: list[tuple[Any, Connection]] = []
         self._waiting: list[Request] = []
         self.evaluating = False
-        reduce = None
+        self._sharded, reduce, slots = recipe.cluster.shard, None, None
+        store = _store(recipe)
         if self.world > 1:
             context = multiprocessing.get_context("spawn")
-            size = sum(p.numel() for p in ModelFolder(recipe.model.path).decoder().parameters())
-            wide = torch.float64 if recipe.model.dtype == "float64" else torch.float32
-            slots = torch.zeros(self.world, size, dtype=wide).share_memory_()
-            reduce = _SharedSum(slots, 0, self._meet)
+            if not self._sharded:
+                size = sum(p.numel() for p in ModelFolder(recipe.model.path).decoder().parameters())
+                wide = torch.float64 if recipe.model.dtype == "float64" else torch.float32
+                slots = torch.zeros(self.world, size, dtype=wide).share_memory_()
+                reduce = _SharedSum(slots, 0, self._meet)
             for rank in range(1, self.world):
                 mine, theirs = context.Pipe()
-                process = context.Process(target=_serve, args=(theirs, recipe, rank, slots), daemon=True)
+                port = store.port if store else 0
+                process = context.Process(target=_serve, args=(theirs, recipe, rank, slots, port), daemon=True)
                 process.start()
                 theirs.close()
                 self._peers.append((process, mine))
         try:
             self._send("start")
-            self._me = _Rank(recipe, 0, reduce)
+            self._me = _Rank(recipe, 0, reduce, store)
             self._gather()
         except BaseException:
             self.close()
@@ -228,7 +258,7 @@ class LocalCluster:
             kind, value = connection.recv()
         except (EOFError, OSError):
             raise EngineError(
-                f"replica {rank} died (out of memory?); start again with --resume, or fewer model.processes"
+                f"replica {rank} died (out of memory?); start again with --resume, or fewer cluster.learners"
             ) from None
         if kind == "refused":
             raise value
@@ -255,6 +285,10 @@ class LocalCluster:
             process.kill()
             process.join()
         self._peers = []
+        if self._sharded:
+            from longthink.learners.sharded import leave
+
+            leave()
 
     # -- the learner's side -------------------------------------------------------------------------------------
 
@@ -291,7 +325,11 @@ class LocalCluster:
         self._call("reset_optimizer")
 
     def save(self, folder: Path) -> None:
-        self.learner.save(folder)
+        """Write the learner; sharded ranks write a part each."""
+        if self._sharded:
+            self._call("save", folder)
+        else:
+            self.learner.save(folder)
 
     # -- the engine's side --------------------------------------------------------------------------------------
 

@@ -1,13 +1,15 @@
 """The in-process learner: fp32 master weights, AdamW, exact denominators, micro-batches that change nothing.
 
-Several learners may share the work: each holds the whole weights, sees the whole batch, counts the same
-denominators, computes its share of the rows, and `reduce` adds the gradients up before the same optimizer step.
+Several learners may share the work: each sees the whole batch, counts the same denominators and computes its share of the rows.
+Either each holds the whole weights and `reduce` adds the gradients up before the same optimizer step, or weights, gradients and
+optimizer are cut over a `mesh` (sharded.py).
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ from torch import Tensor
 from longthink import storage
 from longthink.attention import Layout
 from longthink.errors import LearnerError
-from longthink.folder import read_weights, write_weights
+from longthink.folder import fill, read_weights, write_weights
 from longthink.learners.head import logprobs_and_entropy
 from longthink.learners.packing import Plan, microbatches
 from longthink.losses import MAX_LOG_RATIO, correction, kl_estimate, sequence_ratio, surrogate, token_weights
@@ -27,7 +29,10 @@ from longthink.schedules import kl_coefficient, learning_rate
 from longthink.tables import LearnerSettings, LossSettings
 from longthink.types import Batch, Floats, Ints
 
-__all__ = ["LocalLearner"]
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+__all__ = ["LocalLearner", "whole"]
 
 # The CPU's bf16 kernels are compiled for each shape they meet, which costs more than a small product itself.
 # Attention blocks as wide as a multiple of WIDTH, in micro-batches of a multiple of TOTAL tokens, meet few shapes.
@@ -58,15 +63,23 @@ class LocalLearner:
         rank: int = 0,
         world: int = 1,
         reduce: Callable[[list[Tensor]], None] | None = None,
+        mesh: "DeviceMesh | None" = None,
     ) -> None:
         self.device, self.settings = torch.device(device), settings
-        self.rank, self.world, self.reduce = rank, world, reduce
-        self.decoder = decoder.to(self.device, torch.float64 if dtype == torch.float64 else torch.float32)
+        self.rank, self.world, self.reduce, self.mesh = rank, world, reduce, mesh
+        self.decoder = self._placed(decoder.to(self.device, torch.float64 if dtype == torch.float64 else torch.float32))
         self.decoder.compute_dtype = dtype
         self.decoder.checkpoint_layers = settings.checkpoint_layers
         self.reference: Decoder | None = None
         self.updates = 0
         self.optimizer = self._fresh_optimizer()
+
+    def _placed(self, decoder: Decoder) -> Decoder:
+        if self.mesh is None:
+            return decoder
+        from longthink.learners.sharded import shard
+
+        return shard(decoder, self.mesh)
 
     def _fresh_optimizer(self) -> torch.optim.AdamW:
         s = self.settings
@@ -78,10 +91,12 @@ class LocalLearner:
 
     def freeze_reference(self) -> None:
         """Copy the policy into the reference."""
-        reference = Decoder(self.decoder.config).to(self.device, next(self.decoder.parameters()).dtype)
-        reference.load_state_dict(self.decoder.state_dict())
+        reference = self._placed(Decoder(self.decoder.config).to(self.device, next(self.decoder.parameters()).dtype))
+        reference.requires_grad_(False)
+        for target, source in zip(reference.parameters(), self.decoder.parameters(), strict=True):
+            target.copy_(source.detach())
         reference.compute_dtype = self.decoder.compute_dtype
-        self.reference = reference.requires_grad_(False)
+        self.reference = reference
 
     def kl_weight(self, loss: LossSettings) -> float:
         """The KL's coefficient at the next update."""
@@ -107,15 +122,36 @@ class LocalLearner:
 
     @torch.no_grad()
     def token_logprobs(self, decoder: Decoder, batch: Batch, temperature: float) -> Floats:
-        """[S] log-prob of every loss token under `decoder`; 0 elsewhere."""
+        """[S] log-prob of every loss token under `decoder`, of this rank's share of the rows; 0 elsewhere."""
         found = np.zeros(len(batch.tokens), np.float32)
-        for plan in microbatches(batch.lengths, self.settings.microbatch_tokens):
+        for plan in self._passes(batch, np.arange(len(batch))):
             micro = self._micro(batch, plan)
             logprobs, _ = self._score(decoder, micro, temperature)
             found[micro.flat] = logprobs.float().cpu().numpy()
+        if self.mesh is not None:
+            from longthink.learners.sharded import let_go
+
+            let_go(decoder)
         return found
 
+    def _passes(self, batch: Batch, rows: Ints) -> list[Plan]:
+        """The micro-batches of this rank's share of some rows: every world-th of them.
+
+        Where weights are gathered for each pass all ranks must take as many: those with fewer take empty ones too.
+        """
+        plans = [self._share(batch, rows, rank) for rank in (range(self.world) if self.mesh is not None else [self.rank])]
+        mine = plans[self.rank] if self.mesh is not None else plans[0]
+        return mine + [[]] * (max(map(len, plans)) - len(mine))
+
+    def _share(self, batch: Batch, rows: Ints, rank: int) -> list[Plan]:
+        own = rows[rank :: self.world]
+        return [[own[block] for block in plan] for plan in microbatches(batch.lengths[own], self.settings.microbatch_tokens)]
+
     def _micro(self, batch: Batch, plan: Plan) -> _MicroBatch:
+        if not plan:  # one token that nothing predicts
+            none = torch.zeros(0, dtype=torch.long, device=self.device)
+            layout = Layout.of([np.array([1])], width=WIDTH, total=TOTAL, device=self.device)
+            return _MicroBatch(torch.zeros_like(layout.positions), layout, none, none, np.zeros(0, np.int64))
         layout = Layout.of([batch.lengths[rows] for rows in plan], width=WIDTH, total=TOTAL, device=self.device)
         index = np.concatenate([np.arange(batch.offsets[row], batch.offsets[row + 1]) for rows in plan for row in rows])
         first = np.isin(index, batch.offsets)  # nothing precedes a first token, so nothing predicts it
@@ -167,18 +203,18 @@ class LocalLearner:
         if loss.kind == "grpo" and not loss.kl and not loss.entropy and not loss.entropy_target:
             assert batch.advantages is not None
             rows = np.unique(batch.row[batch.loss_mask & (batch.advantages != 0)])
-        rows = rows[np.argsort(-batch.lengths[rows], kind="stable")][self.rank :: self.world]
+        rows = rows[np.argsort(-batch.lengths[rows], kind="stable")]
         self.optimizer.zero_grad(set_to_none=True)
-        for plan in microbatches(batch.lengths[rows], self.settings.microbatch_tokens):
-            micro = self._micro(batch, [rows[block] for block in plan])
-            if len(micro.labels):
+        for plan in self._passes(batch, rows):
+            micro = self._micro(batch, plan)
+            if len(micro.labels) or self.mesh is not None:
                 self._backward(batch, micro, weights[torch.from_numpy(micro.flat)], loss, temperature, sums)
         parameters = list(self.decoder.parameters())
         for p in parameters:
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
         if self.reduce is not None:
             self.reduce([p.grad for p in parameters if p.grad is not None])
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.settings.grad_clip))
+        norm = float(whole(torch.nn.utils.clip_grad_norm_(parameters, self.settings.grad_clip)))
         if not math.isfinite(norm) and self.settings.non_finite == "skip":
             if self.rank == 0:
                 sums.add("learner/non_finite/sum", 1, None)
@@ -205,6 +241,9 @@ class LocalLearner:
     ) -> None:
         """Add one micro-batch's gradient; its loss is a sum already divided by the mini-batch's counts."""
         logprobs, entropy = self._score(self.decoder, micro, temperature)
+        if not len(micro.labels):
+            torch.autograd.backward(logprobs.sum() + entropy.sum())  # zeros, for the ranks that wait for this one's
+            return
         weights = weights.to(self.device, logprobs.dtype)
         count = len(micro.labels)
         whose = torch.from_numpy(batch.row[micro.flat]).to(self.device)
@@ -249,7 +288,10 @@ class LocalLearner:
     # -- state --------------------------------------------------------------------------------------------------
 
     def save(self, folder: Path) -> None:
-        """Write weights (as a Hugging Face file), reference and optimizer into `folder`."""
+        """Write weights (as a Hugging Face file), reference and optimizer into `folder`; all ranks of a mesh call it."""
+        if self.mesh is not None:
+            self._save_sharded(folder)
+            return
         write_weights(folder, self.decoder.state_dict())
         if self.reference is not None:
             storage.write_bytes(folder / "reference.safetensors", save(_contiguous(self.reference.state_dict())))
@@ -263,18 +305,72 @@ class LocalLearner:
         read_weights(folder, self.decoder)
         if not optimizer:
             return
+        self.reset_optimizer()
+        if (folder / ".metadata").exists():  # of a sharded one
+            self._load_sharded(folder)
+            return
         if (folder / "reference.safetensors").exists():
             self.freeze_reference()
             assert self.reference is not None
-            self.reference.load_state_dict(load_file(folder / "reference.safetensors"))
+            stored = load_file(folder / "reference.safetensors")
+            for name, p in self.reference.named_parameters():
+                fill(p, stored[name])
         tensors = load_file(folder / "optimizer.safetensors")
-        self.reset_optimizer()
         self.updates = int(tensors.pop("updates"))
-        whole = self.optimizer.state_dict()
-        for name, value in tensors.items():
-            index, key = name.split(".")
-            whole["state"].setdefault(int(index), {})[key] = value
-        self.optimizer.load_state_dict(whole)
+        if tensors:
+            state = self._optimizer_state()
+            for name, value in tensors.items():
+                index, key = name.split(".")
+                fill(state[int(index)][key], value)
+
+    def _optimizer_state(self) -> list[dict[str, Tensor]]:
+        """Each parameter's state, in order; zeros before the first step."""
+        parameters = list(self.decoder.parameters())
+        for p in parameters:
+            if not self.optimizer.state[p]:
+                step = torch.zeros((), dtype=torch.float32, device=self.device)
+                self.optimizer.state[p] = {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+        return [self.optimizer.state[p] for p in parameters]
+
+    def _named(self, *, reference: bool, optimizer: bool) -> dict[str, Tensor]:
+        """What a sharded checkpoint holds beside the weights, by name."""
+        found: dict[str, Tensor] = {"updates": torch.tensor(self.updates)}
+        if reference:
+            assert self.reference is not None
+            found |= {f"reference.{name}": p for name, p in self.reference.named_parameters()}
+        names = [name for name, _ in self.decoder.named_parameters()]
+        for name, state in zip(names, self._optimizer_state(), strict=True) if optimizer else ():
+            found |= {f"optimizer.{name}.{key}": value for key, value in state.items()}
+        return found
+
+    def _save_sharded(self, folder: Path) -> None:
+        from longthink.learners.sharded import save_state
+
+        weights: dict[str, Tensor] = {}
+        for name, p in self.decoder.named_parameters():
+            one = whole(p.detach())
+            if self.rank == 0:
+                weights[name] = one.cpu()
+        if self.rank == 0:
+            write_weights(folder, weights)
+        save_state(folder, self._named(reference=self.reference is not None, optimizer=bool(self.optimizer.state)))
+
+    def _load_sharded(self, folder: Path) -> None:
+        """From any number of ranks, sharded or not, to this one's."""
+        from longthink.learners.sharded import load_state, stored_names
+
+        names = stored_names(folder)
+        reference = any(name.startswith("reference.") for name in names)
+        if reference:
+            self.freeze_reference()
+        state = self._named(reference=reference, optimizer=any(name.startswith("optimizer.") for name in names))
+        load_state(folder, state)
+        self.updates = int(state["updates"])
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor as it is, or put together where it is cut over ranks: then every rank must ask."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -149,7 +149,7 @@ def run_folder(folder):
     facts = {"group/count": 4, "length/mean": 25.0, "time/step_s": 2.0, "stage": 0, "reward/mean": 0.5, "tokens/generated": 400}
     rows += [{"step": s, "tokens/step": 400, **facts} for s in (1, 2)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "recipe.toml").write_text("[model]\nprocesses = 2\n")
+    (folder / "recipe.toml").write_text("[cluster]\nlearners = 2\n")
     return folder
 
 

@@ -2,10 +2,12 @@
 
 import os
 import signal
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file
 
 from longthink.clusters.local import LocalCluster
 from longthink.errors import EngineError
@@ -26,10 +28,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def recipe(model: Path, processes: int) -> Recipe:
+def recipe(model: Path, processes: int, *, shard: bool = False) -> Recipe:
     table = {
         "name": "two",
-        "model": {"path": str(model), "dtype": "float32", "processes": processes, "threads": 1},
+        "model": {"path": str(model), "dtype": "float32"},
+        "cluster": {"learners": processes, "threads": 1, "shard": shard},
         "task": {"kind": "countdown"},
         "reward": {"kind": "countdown"},
         "learner": {"lr": 1e-3, "minibatch_prompts": 2},
@@ -63,8 +66,8 @@ OWN = LossSettings(kl=0.1, entropy=0.01, old_logprobs="learner", correction="tru
 Step = tuple[list[Rollout], np.ndarray, dict[str, float], dict[str, np.ndarray]]
 
 
-def one_step(model: Path, processes: int, loss: LossSettings = LOSS) -> Step:
-    cluster = LocalCluster(recipe(model, processes))
+def one_step(model: Path, processes: int, loss: LossSettings = LOSS, *, shard: bool = False) -> Step:
+    cluster = LocalCluster(recipe(model, processes, shard=shard))
     try:
         cluster.freeze_reference()
         rollouts = sampled(cluster)
@@ -72,16 +75,22 @@ def one_step(model: Path, processes: int, loss: LossSettings = LOSS) -> Step:
         assert batch.reference_logprobs is not None
         means = cluster.update(batch, loss, 1.0, LearnerSettings(lr=1e-3, minibatch_prompts=2)).means()
         cluster.sync(1)
-        weights = {name: p.detach().numpy().copy() for name, p in cluster.learner.decoder.named_parameters()}
+        with tempfile.TemporaryDirectory() as folder:
+            cluster.save(Path(folder))
+            weights = {name: p.numpy() for name, p in load_file(Path(folder) / "model.safetensors").items()}
         return rollouts + sampled(cluster), batch.reference_logprobs, means, weights
     finally:
         cluster.close()
 
 
-@pytest.mark.parametrize("loss", [LOSS, OWN], ids=["sampler", "learner"])
-def test_two_processes_do_what_one_does(model: Path, loss: LossSettings) -> None:
+@pytest.mark.parametrize(
+    ("loss", "shard"),
+    [(LOSS, False), (OWN, False), *(pytest.param(x, True, marks=pytest.mark.cluster) for x in (LOSS, OWN))],
+    ids=["sampler", "learner", "sampler_sharded", "learner_sharded"],
+)
+def test_two_processes_do_what_one_does(model: Path, loss: LossSettings, shard: bool) -> None:
     alone, alone_reference, alone_means, alone_weights = one_step(model, 1, loss)
-    shared, shared_reference, shared_means, shared_weights = one_step(model, 2, loss)
+    shared, shared_reference, shared_means, shared_weights = one_step(model, 2, loss, shard=shard)
     assert [r.id for r in shared] == [r.id for r in alone]
     # the first twelve are sampled from the same weights; their tokens do not depend on who sampled them
     for a, b in zip(alone[:12], shared[:12], strict=True):

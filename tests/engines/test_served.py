@@ -84,7 +84,7 @@ def test_an_evaluation_through_the_server_equals_the_local_one(address, warm_fol
     """Both sample with the same draws: the texts are the same, token counts and all, whatever the way."""
     drawn = ["--on", str(MINE), "-n", "2", "--window", "40", "--temperature", "1", "--top-p", "1"]
     assert main(["eval", address, *drawn, "--out", str(tmp_path / "far")]) == 0
-    small = ["--set", "model.processes=1", "--set", "model.threads=1", "--set", "model.dtype=float32"]
+    small = ["--set", "cluster.learners=1", "--set", "cluster.threads=1", "--set", "model.dtype=float32"]
     assert main(["eval", str(warm_folder), *drawn, *small, "--out", str(tmp_path / "near")]) == 0
     far, near = [
         [json.loads(line) for line in (tmp_path / d / "samples.jsonl").read_text().splitlines()] for d in ("far", "near")

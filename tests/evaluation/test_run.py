@@ -18,7 +18,7 @@ from longthink.evaluation.gather import gather
 from longthink.evaluation.results import read_evaluation
 from longthink.evaluation.until import FIRST
 
-SMALL = ["--set", "model.processes=1", "--set", "model.threads=1", "--set", "model.dtype=float32"]
+SMALL = ["--set", "cluster.learners=1", "--set", "cluster.threads=1", "--set", "model.dtype=float32"]
 DRAWN = ["--window", "48", "--temperature", "1", "--top-p", "1"]
 FILES = ("eval.json", "problems.jsonl", "samples.jsonl", "summary.json")
 

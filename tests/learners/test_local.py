@@ -384,9 +384,15 @@ def sharded(world, batch, loss, settings):
     shared = ThreadSum(world)
     made = [learner(settings, reference=9 if loss.kl else None, rank=r, world=world, reduce=shared.of(r)) for r in range(world)]
 
+    parts = [one.logprobs(batch, loss, TEMPERATURE) for one in made]  # each its share of the rows, 0 elsewhere
+    if loss.kl:
+        batch = batch.with_(reference_logprobs=sum(part.reference_logprobs for part in parts))
+    whole = parts[0].old_logprobs if loss.old_logprobs == "sampler" else sum(part.old_logprobs for part in parts)
+    batch = batch.with_(old_logprobs=whole)
+
     def work(one):
         try:
-            return one.update(one.logprobs(batch, loss, TEMPERATURE), loss, TEMPERATURE)
+            return one.update(batch, loss, TEMPERATURE)
         except BaseException:
             shared.barrier.abort()
             raise
