@@ -74,7 +74,7 @@ def test_a_stop_is_saved_and_continued(model: Path, tmp_path: Path) -> None:
         assert (training.run.step, training.run.complete) == (1, False)
     resumed = train(Run.open(tmp_path / "stopped", None).recipe, tmp_path / "stopped", resume=True)
     assert resumed.complete
-    for name in ("model.safetensors", "optimizer.safetensors", "reference.safetensors", "data.json"):
+    for name in ("model.safetensors", "optimizer.tensors", "reference.tensors", "data.json"):
         assert (resumed.last_checkpoint / name).read_bytes() == (whole.last_checkpoint / name).read_bytes(), name
 
 

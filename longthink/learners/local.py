@@ -294,11 +294,11 @@ class LocalLearner:
             return
         write_weights(folder, self.decoder.state_dict())
         if self.reference is not None:
-            storage.write_bytes(folder / "reference.safetensors", save(_contiguous(self.reference.state_dict())))
+            storage.write_bytes(folder / "reference.tensors", save(_contiguous(self.reference.state_dict())))
         tensors: dict[str, Tensor] = {"updates": torch.tensor(self.updates)}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors.update({f"{index}.{key}": torch.as_tensor(value) for key, value in state.items()})
-        storage.write_bytes(folder / "optimizer.safetensors", save(_contiguous(tensors)))
+        storage.write_bytes(folder / "optimizer.tensors", save(_contiguous(tensors)))
 
     def load(self, folder: Path, *, optimizer: bool = True) -> None:
         """Read what `save` wrote; without `optimizer` the weights alone."""
@@ -309,13 +309,13 @@ class LocalLearner:
         if (folder / ".metadata").exists():  # of a sharded one
             self._load_sharded(folder)
             return
-        if (folder / "reference.safetensors").exists():
+        if (folder / "reference.tensors").exists():
             self.freeze_reference()
             assert self.reference is not None
-            stored = load_file(folder / "reference.safetensors")
+            stored = load_file(folder / "reference.tensors")
             for name, p in self.reference.named_parameters():
                 fill(p, stored[name])
-        tensors = load_file(folder / "optimizer.safetensors")
+        tensors = load_file(folder / "optimizer.tensors")
         self.updates = int(tensors.pop("updates"))
         if tensors:
             state = self._optimizer_state()

@@ -712,7 +712,7 @@ def test_after_save_and_load_the_next_update_is_the_uninterrupted_one(tied, tmp_
 def test_a_learner_saved_before_its_first_update_loads_as_a_fresh_one(tmp_path):
     made, other = learner(), learner(seed=5)
     made.save(tmp_path)
-    assert not (tmp_path / "reference.safetensors").exists()
+    assert not (tmp_path / "reference.tensors").exists()
     step(other, make_batch(), LossSettings())
     other.load(tmp_path)
     assert other.updates == 0
