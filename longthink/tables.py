@@ -55,6 +55,7 @@ class ClusterSettings(Table):
 
     learners: int = Field(0, ge=0, description="learner ranks that share an update; 0: one per core, one on a GPU")
     threads: int = Field(0, ge=0, description="CPU threads per rank; 0: the cores divided by the ranks")
+    samplers: int = Field(0, ge=0, description="processes that sample and do nothing else; 0: the learner ranks sample too")
     shard: bool = Field(False, description="FSDP2: weights, gradients and optimizer cut over the ranks; else each holds all")
 
 
@@ -124,7 +125,10 @@ class RolloutSettings(Table):
 class EngineSettings(Table):
     """The sampler."""
 
-    kind: Literal["embedded", "teacher"] = Field("embedded", description="teacher: the task's own traces, for fine-tuning")
+    kind: Literal["embedded", "vllm", "teacher"] = Field(
+        "embedded",
+        description="vllm: in each rank's process, of the pinned version; teacher: the task's own traces, to fine-tune on",
+    )
     max_rows: int = Field(256, ge=1, description="rollouts generated side by side")
     cache_gb: float = Field(8.0, gt=0)
 

@@ -1,234 +1,101 @@
-"""Replicas on one machine: each process holds a learner and a sampler; the work of a step is shared among them.
+"""Processes on one machine: learner ranks that share an update, and samplers, in the ranks or in processes of their own.
 
-No algorithm lives here. Rank 0 is the caller's own process; the others are started at once and answer calls
-over pipes. Every rank makes the same calls in the same order and takes the same optimizer steps, so weights
-are copied nowhere: the replicas stay bitwise equal.
+No algorithm lives here. Rank 0 is the caller's own process; the others are started at once and answer calls over pipes. Every
+rank makes the same calls in the same order. Replicas take the same optimizer steps and stay bitwise equal, sharded ranks hold a
+part each; samplers of their own fetch weights from memory that rank 0 writes.
 """
 
-import ctypes
-import signal
-import time
-import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.multiprocessing as multiprocessing
-from torch import Tensor
 
-from longthink.engines.base import Engine
+from longthink.clusters.workers import Rank, Sampler, SharedSum, Weights, find_store, scored_rows, serve
 from longthink.engines.embedded import EmbeddedEngine
-from longthink.engines.teacher import TeacherEngine
-from longthink.errors import EngineError, LongthinkError
+from longthink.errors import EngineError
 from longthink.folder import ModelFolder
-from longthink.learners.local import LocalLearner
-from longthink.machine import keep_memory
 from longthink.metrics import Sums
-from longthink.part import load_part
 from longthink.recipe import Recipe
 from longthink.tables import LearnerSettings, LossSettings
-from longthink.tasks.base import Task
-from longthink.types import Batch, Floats, Ints, Request, Rollout, RolloutId
-
-if TYPE_CHECKING:
-    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from longthink.types import Batch, Floats, Request, Rollout, RolloutId
 
 __all__ = ["LocalCluster"]
 
-PR_SET_PDEATHSIG = 1
 
+class Peer(NamedTuple):
+    """Another process, and the pipe to it."""
 
-def scored_rows(batch: Batch, rank: int, world: int) -> Ints:
-    """The rows a rank scores."""
-    return np.arange(rank, len(batch), world)
+    name: str
+    process: Any
+    connection: Connection
 
-
-class _SharedSum:
-    """Adds gradients across ranks through shared memory, in rank order, so every rank gets the same bits.
-
-    `meet` returns once every rank has called it; it goes over the ranks' pipes, where a death shows.
-    """
-
-    def __init__(self, slots: Tensor, rank: int, meet: Callable[[], None]) -> None:
-        self.slots, self.rank, self.meet = slots, rank, meet
-
-    def __call__(self, gradients: list[Tensor]) -> None:
-        torch._foreach_copy_(list(self._views(self.slots[self.rank], gradients)), gradients)
-        self.meet()
-        total = self.slots.sum(dim=0)
-        self.meet()
-        torch._foreach_copy_(gradients, list(self._views(total, gradients)))
-
-    @staticmethod
-    def _views(flat: Tensor, like: list[Tensor]) -> Iterator[Tensor]:
-        start = 0
-        for t in like:
-            yield flat[start : start + t.numel()].view_as(t)
-            start += t.numel()
-
-
-class _Rank:
-    """One replica: its learner, its sampler and the calls a step makes on them."""
-
-    def __init__(self, recipe: Recipe, rank: int, reduce: _SharedSum | None, store: "TCPStore | None") -> None:
-        torch.set_num_threads(recipe.cluster.threads)
-        keep_memory()
-        folder = ModelFolder(recipe.model.path)
-        dtype, device = getattr(torch, recipe.model.dtype), recipe.model.device
-        if device == "cuda" and recipe.cluster.learners > 1:
-            device = f"cuda:{rank % torch.cuda.device_count()}"
-        self.tokenizer = folder.tokenizer
-        self.version = 0
-        mesh = None
-        if store is not None:
-            from longthink.learners.sharded import join
-
-            mesh = join(rank, recipe.cluster.learners, device, store)
-        self.learner = LocalLearner(
-            folder.decoder(),
-            recipe.learner,
-            dtype=dtype,
-            device=device,
-            rank=rank,
-            world=recipe.cluster.learners,
-            reduce=reduce,
-            mesh=mesh,
-        )
-        sampler = EmbeddedEngine(
-            dtype=dtype,
-            stop_ids=folder.tokenizer.stop_ids,
-            device=device,
-            max_rows=recipe.engine.max_rows,
-            cache_gb=recipe.engine.cache_gb,
-        )
-        self.sampler: Engine = sampler
-        self.source: Engine = sampler
-        if recipe.engine.kind == "teacher":
-            self.source = TeacherEngine({d.name: load_part(Task, d.task) for d in recipe.domains}, folder.tokenizer)
-        self.sync(0)
-
-    def sync(self, version: int) -> None:
-        """Make the sampler use the learner's weights, under this version number."""
-        self.version = version
-        if self.learner.mesh is not None:
-            from longthink.learners.sharded import gathered
-
-            self.sampler.load(gathered(self.learner.decoder), version)
-        else:
-            self.sampler.load(self.learner.decoder, version)
-
-    def engine(self, evaluating: bool) -> Engine:
-        """The sampler for evaluation; for training what the recipe names."""
-        return self.sampler if evaluating else self.source
-
-    def update(self, batch: Batch, loss: LossSettings, temperature: float, settings: LearnerSettings) -> Sums:
-        return self.learner.update(batch, loss, temperature, settings).settle()
-
-    def logprobs(
-        self, batch: Batch, loss: LossSettings, temperature: float, settings: LearnerSettings | None
-    ) -> dict[str, Floats]:
-        """Those of this rank's share of the rows, by name."""
-        mine = batch.tokens_of(scored_rows(batch, self.learner.rank, self.learner.world))
-        found = self.learner.logprobs(batch, loss, temperature, settings)
-        arrays = {"old_logprobs": found.old_logprobs, "reference_logprobs": found.reference_logprobs}
-        return {name: array[mine] for name, array in arrays.items() if array is not None}
-
-    def load(self, folder: Path, optimizer: bool) -> None:
-        self.learner.load(folder, optimizer=optimizer)
-
-    def save(self, folder: Path) -> None:
-        self.learner.save(folder)
-
-    def cpu_seconds(self) -> float:
-        return time.process_time()
-
-    def freeze_reference(self) -> None:
-        self.learner.freeze_reference()
-
-    def reset_optimizer(self) -> None:
-        self.learner.reset_optimizer()
-
-
-def _serve(connection: Connection, recipe: Recipe, rank: int, slots: Tensor | None, port: int) -> None:
-    """A peer's life: answer calls until the caller goes away."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    me: list[_Rank] = []
-
-    def meet() -> None:
-        connection.send(("here", None))
-        connection.recv()
-
-    def answer(name: str, args: tuple[Any, ...]) -> Any:
-        if name == "start":
-            reduce = None if slots is None else _SharedSum(slots, rank, meet)
-            me.append(_Rank(recipe, rank, reduce, _store(recipe, port)))
-            return None
-        if name != "sample":
-            return getattr(me[0], name)(*args)
-        evaluating, requests = args
-        engine = me[0].engine(evaluating)
-        for request in requests:
-            engine.submit(request)
-        for rollout in engine.finished():
-            connection.send(("rollout", rollout))
-        return None
-
-    while True:
+    def send(self, message: Any) -> None:
         try:
-            name, args = connection.recv()
-            try:
-                connection.send(("done", answer(name, args)))
-            except LongthinkError as e:
-                connection.send(("refused", e))
-            except (EOFError, BrokenPipeError, ConnectionResetError):
-                raise
-            except Exception:  # the boundary of a process: the caller gets the whole story
-                connection.send(("failed", traceback.format_exc()))
-        except (EOFError, BrokenPipeError, ConnectionResetError):
-            return
+            self.connection.send(message)
+        except OSError:
+            raise EngineError(f"{self.name} is gone (killed?); start again with --resume") from None
+
+    def receive(self) -> tuple[str, Any]:
+        try:
+            kind, value = self.connection.recv()
+        except (EOFError, OSError):
+            raise EngineError(
+                f"{self.name} died (out of memory?); start again with --resume, or fewer cluster.learners"
+            ) from None
+        if kind == "refused":
+            raise value
+        if kind == "failed":
+            raise EngineError(f"{self.name} failed:\n{value}")
+        return kind, value
 
 
-def _store(recipe: Recipe, port: int = 0) -> "TCPStore | None":
-    """Where sharded ranks find each other: rank 0 opens it on any free port, the others on that one."""
-    if not recipe.cluster.shard:
-        return None
-    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+def _rank(
+    recipe: Recipe, rank: int, slots: torch.Tensor | None, port: int, weights: Weights | None, meet: Callable[[], None]
+) -> Rank:
+    """A rank as its own process makes it."""
+    reduce = None if slots is None else SharedSum(slots, rank, meet)
+    return Rank(recipe, rank, reduce, find_store(recipe, port), weights)
 
-    return TCPStore("127.0.0.1", port, recipe.cluster.learners, not port, wait_for_workers=False)
+
+def _sampler(recipe: Recipe, weights: Weights, _: Callable[[], None]) -> Sampler:
+    return Sampler(recipe, weights)
 
 
 class LocalCluster:
     """The ranks as one engine and one learner. A recipe with one process starts no other."""
 
     def __init__(self, recipe: Recipe) -> None:
-        self.world = recipe.cluster.learners
-        self._peers: list[tuple[Any, Connection]] = []
+        self.world, self._sharded = recipe.cluster.learners, recipe.cluster.shard
+        self._peers: list[Peer] = []
+        self._samplers: list[Peer] = []
         self._waiting: list[Request] = []
         self.evaluating = False
-        self._sharded, reduce, slots = recipe.cluster.shard, None, None
-        store = _store(recipe)
-        if self.world > 1:
-            context = multiprocessing.get_context("spawn")
-            if not self._sharded:
-                size = sum(p.numel() for p in ModelFolder(recipe.model.path).decoder().parameters())
-                wide = torch.float64 if recipe.model.dtype == "float64" else torch.float32
-                slots = torch.zeros(self.world, size, dtype=wide).share_memory_()
-                reduce = _SharedSum(slots, 0, self._meet)
-            for rank in range(1, self.world):
-                mine, theirs = context.Pipe()
-                port = store.port if store else 0
-                process = context.Process(target=_serve, args=(theirs, recipe, rank, slots, port), daemon=True)
-                process.start()
-                theirs.close()
-                self._peers.append((process, mine))
+        dtype, config = getattr(torch, recipe.model.dtype), ModelFolder(recipe.model.path).config
+        weights = Weights(config, dtype) if recipe.cluster.samplers else None
+        store, slots = find_store(recipe), None
+        if self.world > 1 and not self._sharded:
+            size = len(Weights(config, dtype).flat)
+            slots = torch.zeros(
+                self.world, size, dtype=torch.float64 if dtype == torch.float64 else torch.float32
+            ).share_memory_()
+        port = store.port if store else 0
         try:
-            self._send("start")
-            self._me = _Rank(recipe, 0, reduce, store)
+            for rank in range(1, self.world):
+                self._peers.append(_started(f"replica {rank}", partial(_rank, recipe, rank, slots, port, weights)))
+            for number in range(recipe.cluster.samplers):
+                assert weights is not None
+                self._samplers.append(_started(f"sampler {number}", partial(_sampler, recipe, weights)))
+            for peer in (*self._peers, *self._samplers):
+                peer.send(("start", ()))
+            self._me = Rank(recipe, 0, None if slots is None else SharedSum(slots, 0, self._meet), store, weights)
             self._gather()
+            self._ask_samplers()
+            self._ask_samplers("load", 0)
         except BaseException:
             self.close()
             raise
@@ -236,55 +103,42 @@ class LocalCluster:
 
     # -- calls --------------------------------------------------------------------------------------------------
 
-    def _send_to(self, rank: int, message: Any) -> None:
-        try:
-            self._peers[rank - 1][1].send(message)
-        except OSError:
-            raise EngineError(f"replica {rank} is gone (killed?); start again with --resume") from None
-
     def _send(self, name: str, *args: Any) -> None:
-        for rank in range(1, self.world):
-            self._send_to(rank, (name, args))
+        for peer in self._peers:
+            peer.send((name, args))
 
     def _meet(self) -> None:
-        """Wait until every peer has come this far, then let all go on."""
-        for rank, (_, connection) in enumerate(self._peers, 1):
-            self._receive(rank, connection)
-        for rank in range(1, self.world):
-            self._send_to(rank, "go")
-
-    def _receive(self, rank: int, connection: Connection) -> tuple[str, Any]:
-        try:
-            kind, value = connection.recv()
-        except (EOFError, OSError):
-            raise EngineError(
-                f"replica {rank} died (out of memory?); start again with --resume, or fewer cluster.learners"
-            ) from None
-        if kind == "refused":
-            raise value
-        if kind == "failed":
-            raise EngineError(f"replica {rank} failed:\n{value}")
-        return kind, value
+        """Wait until every rank has come this far, then let all go on."""
+        for peer in self._peers:
+            peer.receive()
+        for peer in self._peers:
+            peer.send("go")
 
     def _gather(self) -> list[Any]:
-        return [self._receive(rank, connection)[1] for rank, (_, connection) in enumerate(self._peers, 1)]
+        return [peer.receive()[1] for peer in self._peers]
 
     def _call(self, name: str, *args: Any) -> list[Any]:
         """Every rank's answer, in rank order. An error of this rank leaves the others waiting: the cluster is over."""
         self._send(name, *args)
         return [getattr(self._me, name)(*args), *self._gather()]
 
+    def _ask_samplers(self, name: str = "", *args: Any) -> list[Any]:
+        """Every sampler's answer to a call, or to the one that is out."""
+        for peer in self._samplers if name else ():
+            peer.send((name, args))
+        return [peer.receive()[1] for peer in self._samplers]
+
     def cpu_seconds(self) -> float:
-        """CPU time all ranks have used so far."""
-        return float(sum(self._call("cpu_seconds")))
+        """CPU time all processes have used so far."""
+        return float(sum([*self._call("cpu_seconds"), *self._ask_samplers("cpu_seconds")]))
 
     def close(self) -> None:
-        """End the peers."""
-        for process, connection in self._peers:
-            connection.close()
-            process.kill()
-            process.join()
-        self._peers = []
+        """End the other processes."""
+        for peer in (*self._peers, *self._samplers):
+            peer.connection.close()
+            peer.process.kill()
+            peer.process.join()
+        self._peers, self._samplers = [], []
         if self._sharded:
             from longthink.learners.sharded import leave
 
@@ -313,6 +167,7 @@ class LocalCluster:
     def sync(self, version: int) -> None:
         """Sample from the learner's weights from now on, under this version."""
         self._call("sync", version)
+        self._ask_samplers("load", version)
 
     def load(self, folder: Path, *, optimizer: bool) -> None:
         """Load weights, and with `optimizer` the whole learner, from a checkpoint on every rank."""
@@ -337,38 +192,54 @@ class LocalCluster:
         self._waiting.append(request)
 
     def abort(self, id: RolloutId) -> Rollout:
+        """Take out a request that waits here, or that this process samples."""
         for index, request in enumerate(self._waiting):
             if request.id == id:
                 return EmbeddedEngine.ended(self._waiting.pop(index), "aborted", request.segments)
+        if self._samplers:
+            raise EngineError(f"rollout {tuple(id)} is with a sampler or was never submitted")
         return self._me.engine(self.evaluating).abort(id)
 
     def finished(self) -> Iterator[Rollout]:
-        """All ranks' rollouts as they end, round by round.
+        """All rollouts as they end, round by round.
 
-        A request submitted while a round runs joins the next one: what a rank samples side by side then never
-        depends on timing. A group's requests share a rank.
+        A request submitted while a round runs joins the next one: what a process samples side by side then never
+        depends on timing. A group's requests share a process.
         """
+        hosts: list[Peer | None] = [*self._samplers] or [None, *self._peers]  # None: this process
         while self._waiting:
             requests, self._waiting = self._waiting, []
-            for rank in range(1, self.world):
-                share = [r for r in requests if r.id.group % self.world == rank]
-                self._send_to(rank, ("sample", (self.evaluating, share)))
-            engine = self._me.engine(self.evaluating)
-            for request in requests:
-                if request.id.group % self.world == 0:
+            shares = [[r for r in requests if r.id.group % len(hosts) == place] for place in range(len(hosts))]
+            open_hosts: dict[Connection, Peer] = {}
+            for host, share in zip(hosts, shares, strict=True):
+                if host is not None:
+                    host.send(("sample", (self.evaluating, share)))
+                    open_hosts[host.connection] = host
+            if None in hosts:
+                engine = self._me.engine(self.evaluating)
+                for request in shares[0]:
                     engine.submit(request)
-            open_ranks = {connection: rank for rank, (_, connection) in enumerate(self._peers, 1)}
-            for rollout in engine.finished():
-                yield rollout
-                yield from self._arrived(open_ranks, timeout=0)
-            while open_ranks:
-                yield from self._arrived(open_ranks, timeout=None)
+                for rollout in engine.finished():
+                    yield rollout
+                    yield from self._arrived(open_hosts, timeout=0)
+            while open_hosts:
+                yield from self._arrived(open_hosts, timeout=None)
 
-    def _arrived(self, open_ranks: dict[Connection, int], timeout: float | None) -> Iterator[Rollout]:
-        for connection in wait(list(open_ranks), timeout) if open_ranks else []:
+    def _arrived(self, open_hosts: dict[Connection, Peer], timeout: float | None) -> Iterator[Rollout]:
+        for connection in wait(list(open_hosts), timeout) if open_hosts else []:
             assert isinstance(connection, Connection)
-            kind, value = self._receive(open_ranks[connection], connection)
+            kind, value = open_hosts[connection].receive()
             if kind == "done":
-                del open_ranks[connection]
+                del open_hosts[connection]
             else:
                 yield value
+
+
+def _started(name: str, make: Callable[[Callable[[], None]], Rank | Sampler]) -> Peer:
+    """A process that will answer for what `make` gives there."""
+    context = multiprocessing.get_context("spawn")
+    mine, theirs = context.Pipe()
+    process = context.Process(target=serve, args=(theirs, make), daemon=True)
+    process.start()
+    theirs.close()
+    return Peer(name, process, mine)

@@ -4,6 +4,7 @@ import os
 import signal
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,11 +29,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def recipe(model: Path, processes: int, *, shard: bool = False) -> Recipe:
+def recipe(model: Path, processes: int, *, shard: bool = False, samplers: int = 0) -> Recipe:
     table = {
         "name": "two",
         "model": {"path": str(model), "dtype": "float32"},
-        "cluster": {"learners": processes, "threads": 1, "shard": shard},
+        "cluster": {"learners": processes, "threads": 1, "shard": shard, "samplers": samplers},
         "task": {"kind": "countdown"},
         "reward": {"kind": "countdown"},
         "learner": {"lr": 1e-3, "minibatch_prompts": 2},
@@ -66,8 +67,8 @@ OWN = LossSettings(kl=0.1, entropy=0.01, old_logprobs="learner", correction="tru
 Step = tuple[list[Rollout], np.ndarray, dict[str, float], dict[str, np.ndarray]]
 
 
-def one_step(model: Path, processes: int, loss: LossSettings = LOSS, *, shard: bool = False) -> Step:
-    cluster = LocalCluster(recipe(model, processes, shard=shard))
+def one_step(model: Path, processes: int, loss: LossSettings = LOSS, **placed: Any) -> Step:
+    cluster = LocalCluster(recipe(model, processes, **placed))
     try:
         cluster.freeze_reference()
         rollouts = sampled(cluster)
@@ -84,13 +85,19 @@ def one_step(model: Path, processes: int, loss: LossSettings = LOSS, *, shard: b
 
 
 @pytest.mark.parametrize(
-    ("loss", "shard"),
-    [(LOSS, False), (OWN, False), *(pytest.param(x, True, marks=pytest.mark.cluster) for x in (LOSS, OWN))],
-    ids=["sampler", "learner", "sampler_sharded", "learner_sharded"],
+    ("loss", "placed"),
+    [
+        (LOSS, {}),
+        (OWN, {}),
+        pytest.param(LOSS, {"shard": True}, marks=pytest.mark.cluster),
+        pytest.param(OWN, {"shard": True, "samplers": 2}, marks=pytest.mark.cluster),
+        pytest.param(LOSS, {"samplers": 1}, marks=pytest.mark.cluster),
+    ],
+    ids=["sampler", "learner", "sharded", "sharded_learner_two_samplers", "one_sampler"],
 )
-def test_two_processes_do_what_one_does(model: Path, loss: LossSettings, shard: bool) -> None:
+def test_two_processes_do_what_one_does(model: Path, loss: LossSettings, placed: dict[str, Any]) -> None:
     alone, alone_reference, alone_means, alone_weights = one_step(model, 1, loss)
-    shared, shared_reference, shared_means, shared_weights = one_step(model, 2, loss, shard=shard)
+    shared, shared_reference, shared_means, shared_weights = one_step(model, 2, loss, **placed)
     assert [r.id for r in shared] == [r.id for r in alone]
     # the first twelve are sampled from the same weights; their tokens do not depend on who sampled them
     for a, b in zip(alone[:12], shared[:12], strict=True):
@@ -103,6 +110,18 @@ def test_two_processes_do_what_one_does(model: Path, loss: LossSettings, shard: 
         np.testing.assert_allclose(shared_weights[name], alone_weights[name], atol=1e-5)
 
 
+@pytest.mark.cluster
+def test_a_dead_sampler_is_named(model: Path) -> None:
+    cluster = LocalCluster(recipe(model, 1, samplers=1))
+    try:
+        os.kill(cluster._samplers[0].process.pid, signal.SIGKILL)
+        cluster._samplers[0].process.join()
+        with pytest.raises(EngineError, match=r"sampler 0 (is gone|died)"):
+            sampled(cluster)
+    finally:
+        cluster.close()
+
+
 def test_replicas_repeat_to_the_bit(model: Path) -> None:
     first, again = one_step(model, 2), one_step(model, 2)
     assert first[2] == again[2]
@@ -112,8 +131,8 @@ def test_replicas_repeat_to_the_bit(model: Path) -> None:
 def test_a_dead_replica_is_named(model: Path) -> None:
     cluster = LocalCluster(recipe(model, 2))
     try:
-        os.kill(cluster._peers[0][0].pid, signal.SIGKILL)
-        cluster._peers[0][0].join()
+        os.kill(cluster._peers[0].process.pid, signal.SIGKILL)
+        cluster._peers[0].process.join()
         with pytest.raises(EngineError, match=r"replica 1 (is gone|died)"):
             cluster.sync(5)
     finally:
