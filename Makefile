@@ -5,7 +5,7 @@ BEFORE ?=
 OUT ?= runs/quickstart_$(SEED)
 BIN := .venv/bin
 
-.PHONY: quickstart control direct test test-full lint bench verifier-table figures coverage chain reference controller study install clean stress bench-verifiers bench-mechanisms
+.PHONY: quickstart control direct test test-full test-cluster lint bench verifier-table figures coverage chain reference controller study install clean stress bench-verifiers bench-mechanisms
 
 install: .venv/core
 .venv/core: pyproject.toml
@@ -31,6 +31,14 @@ test: lint  ## the suite: at most 7 minutes on 2 cores
 	$(BIN)/python -m pytest -m "not full and not cluster"
 test-full: lint  ## every kill point and every row
 	$(BIN)/python -m pytest -m "not cluster"
+
+.venv-cluster/ready: pyproject.toml tests/cluster-requirements.txt
+	@test -x .venv-cluster/bin/python || $(PYTHON) -m venv .venv-cluster
+	.venv-cluster/bin/python -m pip install --quiet --disable-pip-version-check -r tests/cluster-requirements.txt -e '.[dev]'
+	.venv-cluster/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+	@touch $@
+test-cluster: .venv-cluster/ready  ## sharded learners, samplers of their own, vLLM on a CPU: about eight minutes with its environment
+	.venv-cluster/bin/python -m pytest -m "cluster and not full" -W default
 
 bench:  ## ratios against TRL and transformers, each in its own environment, then what each mechanism costs
 	benchmarks/run
@@ -59,4 +67,4 @@ controller: .venv/core  ## what the triggers do on simulated runs: options chose
 study: .venv/core  ## a resumable experiment: make study NAME=quickstart
 	$(BIN)/python benchmarks/study.py $(NAME)
 clean:
-	rm -rf .venv .venv-peer .mypy_cache .ruff_cache
+	rm -rf .venv .venv-peer .venv-cluster .mypy_cache .ruff_cache

@@ -56,6 +56,9 @@ class ClusterSettings(Table):
     learners: int = Field(0, ge=0, description="learner ranks that share an update; 0: one per core, one on a GPU")
     threads: int = Field(0, ge=0, description="CPU threads per rank; 0: the cores divided by the ranks")
     samplers: int = Field(0, ge=0, description="processes that sample and do nothing else; 0: the learner ranks sample too")
+    resyncs: int = Field(
+        2, ge=0, description="how often samplers are given weights again that did not arrive, before the run stops"
+    )
     shard: bool = Field(False, description="FSDP2: weights, gradients and optimizer cut over the ranks; else each holds all")
 
 

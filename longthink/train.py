@@ -210,6 +210,8 @@ class Training:
                 row["policy/entropy/coefficient"] = loss.entropy
             run.policy_version += 1
             self.cluster.sync(run.policy_version)
+            if now.cluster.samplers:
+                row |= {"sync/gap": self.cluster.gap, "sync/resyncs": self.cluster.resyncs}
         return row | {"time/rollout_s": sampled.seconds, "time/update_s": updated.seconds}
 
     def _begin(self) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.multiprocessing as multiprocessing
 
+from longthink.canary import TOLERANCE, mismatch
 from longthink.clusters.workers import Rank, Sampler, SharedSum, Weights, find_store, scored_rows, serve
 from longthink.engines.embedded import EmbeddedEngine
 from longthink.errors import EngineError
@@ -75,6 +76,7 @@ class LocalCluster:
         self._samplers: list[Peer] = []
         self._waiting: list[Request] = []
         self.evaluating = False
+        self.tries, self.gap, self.resyncs = recipe.cluster.resyncs, 0.0, 0
         dtype, config = getattr(torch, recipe.model.dtype), ModelFolder(recipe.model.path).config
         weights = Weights(config, dtype) if recipe.cluster.samplers else None
         store, slots = find_store(recipe), None
@@ -95,7 +97,8 @@ class LocalCluster:
             self._me = Rank(recipe, 0, None if slots is None else SharedSum(slots, 0, self._meet), store, weights)
             self._gather()
             self._ask_samplers()
-            self._ask_samplers("load", 0)
+            if self._samplers:
+                self.sync(0)
         except BaseException:
             self.close()
             raise
@@ -165,9 +168,33 @@ class LocalCluster:
         return first  # type: ignore[no-any-return]
 
     def sync(self, version: int) -> None:
-        """Sample from the learner's weights from now on, under this version."""
-        self._call("sync", version)
-        self._ask_samplers("load", version)
+        """Sample from the learner's weights from now on, under this version.
+
+        Samplers in processes of their own are asked what they have (canary.py) before anything is sampled. Where it is not what
+        the learner has they are given it again. The largest gap of a log-prob is in `gap`, and how often it was given again in
+        `resyncs`. Raises: EngineError when that does not help either.
+        """
+        self.resyncs, failures = 0, [""]
+        while failures:
+            self._call("sync", version)
+            self._ask_samplers("load", version)
+            failures = self._mismatches(version)
+            if failures and self.resyncs == self.tries:
+                raise EngineError(
+                    f"{'; '.join(failures)}. Given the weights {self.tries + 1} times in all; nothing was sampled from them. "
+                    "Start again with --resume; if it happens again, look for a broken machine or another build of the engine"
+                )
+            self.resyncs += bool(failures)
+
+    def _mismatches(self, version: int) -> list[str]:
+        """What the canary finds: a sentence for each sampler that has not what the learner has."""
+        self.gap, found = 0.0, []
+        for peer, seen in zip(self._samplers, self._ask_samplers("sighted"), strict=True):
+            logprobs = self._call("probed", seen.rollout)[0]
+            why, gap = mismatch(seen, version, self._me.digests, logprobs, TOLERANCE[self._me.learner.decoder.compute_dtype])
+            self.gap = max(self.gap, gap)
+            found += [f"{peer.name}: {why}"] if why else []
+        return found
 
     def load(self, folder: Path, *, optimizer: bool) -> None:
         """Load weights, and with `optimizer` the whole learner, from a checkpoint on every rank."""

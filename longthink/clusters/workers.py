@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from longthink.canary import Sighting, digest, probe_request
 from longthink.engines.base import Engine
 from longthink.engines.embedded import EmbeddedEngine
 from longthink.engines.teacher import TeacherEngine
@@ -26,7 +27,7 @@ from longthink.part import load_part
 from longthink.recipe import Recipe
 from longthink.tables import LearnerSettings, LossSettings
 from longthink.tasks.base import Task
-from longthink.types import Batch, Floats, Ints
+from longthink.types import Batch, Floats, Group, Ints, Rollout, Verdict
 
 if TYPE_CHECKING:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
@@ -95,13 +96,15 @@ class Rank:
             mesh=mesh,
         )
         self.weights, self._engines = weights, _engines(recipe, folder, dtype, device) if weights is None else None
-        self.sync(0)
+        self.digests: dict[str, int] = {}  # of the weights that were put there last
+        if weights is None:
+            self.sync(0)
 
     def sync(self, version: int) -> None:
         """Make the sampler use the learner's weights, under this version number, or put them where samplers fetch them."""
         self.version = version
         if self.weights is not None:
-            self.weights.put(self.learner.decoder, write=self.learner.rank == 0)
+            self.digests = self.weights.put(self.learner.decoder, write=self.learner.rank == 0)
         elif self.learner.mesh is not None:
             from longthink.learners.sharded import gathered
 
@@ -125,6 +128,11 @@ class Rank:
         found = self.learner.logprobs(batch, loss, temperature, settings)
         arrays = {"old_logprobs": found.old_logprobs, "reference_logprobs": found.reference_logprobs}
         return {name: array[mine] for name, array in arrays.items() if array is not None}
+
+    def probed(self, rollout: Rollout) -> Floats:
+        """The log-probs of a probe's tokens, as the learner computes them; all ranks of a mesh take part, rank 0 has them."""
+        batch = Batch.of([Group(rollout.problem, (rollout,), (Verdict(0.0, "ok"),), (0.0,))])
+        return self.learner.token_logprobs(self.learner.decoder, batch, 1.0)[batch.loss_mask]
 
     def load(self, folder: Path, optimizer: bool) -> None:
         self.learner.load(folder, optimizer=optimizer)
@@ -154,6 +162,14 @@ class Sampler:
     def load(self, version: int) -> None:
         """Fetch the weights that the learner has put there."""
         self._engines[0].load(self.weights.decoder(self.dtype), version)
+        self.version = version
+
+    def sighted(self) -> Sighting:
+        """What this sampler has after a sync."""
+        engine = self._engines[0]
+        engine.submit(probe_request(self.weights.config.vocab_size))
+        (rollout,) = engine.finished()
+        return Sighting(self.version, digest(self.weights.views()), rollout)
 
     def engine(self, evaluating: bool) -> Engine:
         """The sampler for evaluation; for training what the recipe names."""
@@ -179,12 +195,15 @@ class Weights:
             start += shape.numel()
 
     @torch.no_grad()
-    def put(self, decoder: Decoder, *, write: bool) -> None:
-        """Copy a decoder's weights here; of a sharded one every rank must ask, and one of them writes."""
-        for (_, place), p in zip(self.views(), decoder.parameters(), strict=True):
+    def put(self, decoder: Decoder, *, write: bool) -> dict[str, int]:
+        """Copy a decoder's weights here; of a sharded one every rank must ask, and one of them writes and gives digests."""
+        found: dict[str, int] = {}
+        for (name, place), p in zip(self.views(), decoder.parameters(), strict=True):
             one = whole(p.detach())
             if write:
+                found |= digest([(name, one)])
                 place.copy_(one)
+        return found
 
     def decoder(self, dtype: torch.dtype) -> Decoder:
         """A decoder whose parameters lie here."""

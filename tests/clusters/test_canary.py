@@ -1,0 +1,114 @@
+"""The canary: a corrupted tensor, a stale sampler and a dtype mix-up are found and named, mended or stopped at."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from longthink.canary import Sighting, digest, mismatch, probe_request
+from longthink.clusters import local
+from longthink.clusters.local import LocalCluster
+from longthink.errors import EngineError
+from longthink.recipe import Recipe, parse_recipe
+from longthink.types import Rollout, Segment
+
+NAMED = {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(3)}
+
+
+def sighting(version: int = 4, shift: float = 0.0, changed: dict[str, torch.Tensor] | None = None) -> Sighting:
+    request = probe_request(100)
+    segment = Segment("policy", np.arange(3), np.array([-1.0, -2.0, -3.0 + shift], np.float32), version)
+    rollout = Rollout(request.id, request.problem, request.prompt_ids, (segment,), "length", request.sampling, 16)
+    return Sighting(version, digest((NAMED | (changed or {})).items()), rollout)
+
+
+def judged(seen: Sighting, version: int = 4) -> tuple[str, float]:
+    return mismatch(seen, version, digest(NAMED.items()), np.array([-1.0, -2.0, -3.0], np.float32), 1e-4)
+
+
+def test_each_kind_of_mismatch_is_said() -> None:
+    assert judged(sighting()) == ("", 0.0) and judged(sighting(shift=5e-5))[0] == ""
+    broken = NAMED["b"].clone()
+    broken[1] = float(np.nextafter(np.float32(1.0), np.float32(2.0)))
+    assert judged(sighting(changed={"b": broken}))[0] == "1 of 2 tensors differ: b"
+    assert judged(sighting(version=3))[0] == "it samples from version 3, the learner has 4"
+    assert "up to 0.01 nats off (at most 0.0001): another dtype" in judged(sighting(shift=0.01))[0]
+    assert "nan nats off" in judged(sighting(shift=float("nan")))[0]
+
+
+def test_digests_see_every_bit_of_every_dtype() -> None:
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        whole = torch.zeros(4, 3, dtype=dtype)
+        other = whole.clone()
+        other[3, 2] = -0.0
+        assert digest([("w", whole)]) != digest([("w", other)]) == digest([("w", other.T.contiguous().T)])
+
+
+def recipe(model: Path, **cluster: Any) -> Recipe:
+    table = {
+        "name": "canary",
+        "model": {"path": str(model), "dtype": "float32"},
+        "cluster": {"learners": 1, "threads": 1, "samplers": 2, **cluster},
+        "task": {"kind": "countdown"},
+        "reward": {"kind": "countdown"},
+    }
+    return parse_recipe(table, "test")
+
+
+@pytest.mark.cluster
+def test_what_arrives_once_more_goes_on_and_what_never_does_stops(warm_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = LocalCluster(recipe(warm_folder))
+    try:
+        assert cluster.gap < 1e-4 and cluster.resyncs == 0
+        weights = cluster._me.weights
+        assert weights is not None
+        put, left = weights.put, 0
+        places = dict(weights.views())
+
+        def corrupting(*args: Any, **named: Any) -> dict[str, int]:
+            nonlocal left
+            found = put(*args, **named)
+            if left:
+                left -= 1
+                places["model.layers.1.mlp.up_proj.weight"][3, 5] += 1e-3
+            return found
+
+        monkeypatch.setattr(weights, "put", corrupting)
+        left = 1
+        cluster.sync(1)
+        assert cluster.resyncs == 1 and cluster.gap < 1e-4
+        left = 99
+        said = r"sampler 0: 1 of \d+ tensors differ: model.layers.1.mlp.up_proj.weight; sampler 1: .*nothing was sampled"
+        with pytest.raises(EngineError, match=said):
+            cluster.sync(2)
+        left = 0
+        ask = cluster._ask_samplers
+        monkeypatch.setattr(cluster, "_ask_samplers", lambda name="", *args: [] if name == "load" else ask(name, *args))
+        with pytest.raises(EngineError, match="it samples from version 2, the learner has 3"):
+            cluster.sync(3)
+    finally:
+        cluster.close()
+
+
+@pytest.mark.cluster
+def test_a_sampler_of_another_dtype_is_found_before_it_samples(warm_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = local._started
+    asked = recipe(warm_folder, samplers=1, resyncs=0)
+    other = asked.model_copy(update={"model": asked.model.model_copy(update={"dtype": "bfloat16"})})
+    monkeypatch.setattr(local, "_started", lambda name, make: started(name, partial(make.func, other, *make.args[1:])))
+    with pytest.raises(EngineError, match=r"sampler 0: every tensor arrived, .* another dtype"):
+        LocalCluster(asked)
+
+
+@pytest.mark.cluster
+def test_the_learner_s_own_arithmetic_is_what_samplers_are_held_to(warm_folder: Path) -> None:
+    """In bf16 on both sides the gap is that of bf16, and no more is allowed."""
+    made = recipe(warm_folder, samplers=1)
+    cluster = LocalCluster(made.model_copy(update={"model": made.model.model_copy(update={"dtype": "bfloat16"})}))
+    try:
+        assert 0.0 <= cluster.gap < 0.25
+    finally:
+        cluster.close()
