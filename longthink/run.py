@@ -180,7 +180,7 @@ class Run:
         budget = self.recipe.budget
         steps = [float(r.get("time/step_s", 0.0)) for r in self.rows]
         hours = (sum(steps) + max(steps[-10:], default=0.0)) / 3600
-        gpu_hours = hours * max(1, self.recipe.cluster.learners)
+        gpu_hours = hours * max(1, self.recipe.cluster.learners + self.recipe.cluster.samplers)
         limits = ((hours, budget.max_hours), (gpu_hours, budget.max_gpu_hours), (gpu_hours * budget.price, budget.max_cost))
         return any(limit and used > limit for used, limit in limits)
 

@@ -317,7 +317,7 @@ class BudgetSettings(Table):
     max_steps: int = Field(100, ge=1)
     max_generated_tokens: int = Field(0, ge=0, description="generated while training; 0 for no limit")
     max_hours: float = Field(0.0, ge=0, description="of steps, validations included; 0 for no limit")
-    max_gpu_hours: float = Field(0.0, ge=0, description="the same times cluster.learners; 0 for no limit")
+    max_gpu_hours: float = Field(0.0, ge=0, description="the same times the learner ranks and samplers; 0 for no limit")
     max_cost: float = Field(0.0, ge=0, description="gpu_hours times price; 0 for no limit")
     price: float = Field(0.0, ge=0, description="of an hour of one process; needed by max_cost")
 

@@ -57,11 +57,9 @@ def _spent(record: Record, folder: Path, step: int | None, price: float) -> tupl
         raise TaskError(
             f"{folder}: no step is recorded{'' if step is None else f' up to step {step}'}; there is nothing to count"
         )
-    recipe = tomllib.loads(record.recipe) if record.recipe else {}
-    processes = int(recipe.get("cluster", {}).get("learners") or 1)
     seconds = sum(number(r.get(f"time/{part}_s")) or 0.0 for r in rows for part in ("step", "validation"))
     prompts = sum(number(r.get("group/count")) or 0.0 for r in rows)
     tokens = [(number(r.get("tokens/step")) or 0.0, number(r.get("length/mean")) or 1.0) for r in rows]
     responses = sum(round(total / mean) for total, mean in tokens)
-    hours = seconds * processes / 3600.0
+    hours = seconds * record.processes / 3600.0
     return int(prompts), responses, sum(total for total, _ in tokens), seconds, hours, hours * price if price else None

@@ -47,7 +47,6 @@ class Line(NamedTuple):
 
     name: str
     runs: list[Record]
-    processes: list[int]
 
 
 def curves(folders: Sequence[Path], by: str = "steps") -> list[Exhibit]:
@@ -66,8 +65,8 @@ def curves(folders: Sequence[Path], by: str = "steps") -> list[Exhibit]:
     for title, key, unit, factor in _panels(metrics):
         rows: list[tuple[Any, ...]] = []
         for line in lines:
-            for run, processes in zip(line.runs, line.processes, strict=True):
-                at, values = _points(run, key, by, processes)
+            for run in line.runs:
+                at, values = _points(run, key, by)
                 name = f"{line.name}/{run.name}" if len(line.runs) > 1 else line.name
                 rows += [(name, x, v, m) for x, v, m in zip(at, factor * values, _smooth(key, factor * values), strict=True)]
         if rows:
@@ -89,11 +88,7 @@ def _lines(folders: Sequence[Path]) -> list[Line]:
     for folder in folders:
         path = folder.resolve()
         at = path.parent if re.fullmatch(r"seed_\d+", path.name) else path
-        record = read_record(folder)
-        found = re.search(r"^learners = (\d+)", record.recipe, re.MULTILINE)
-        line = lines.setdefault(at, Line(at.name, [], []))
-        line.runs.append(record)
-        line.processes.append(int(found[1]) if found else 1)
+        lines.setdefault(at, Line(at.name, [])).runs.append(read_record(folder))
     if len(lines) > len(LINES) * len(COLOURS):
         raise RecipeError(
             f"{len(lines)} lines cannot be told apart in one figure; give at most {len(LINES) * len(COLOURS)} settings"
@@ -117,12 +112,12 @@ def _row(line: Line) -> tuple[Any, ...]:
     return line.name, len(line.runs), interval.mean if interval else None, *bounds, *means
 
 
-def _points(run: Record, key: str, by: str, processes: int) -> NDArray[np.float64]:
+def _points(run: Record, key: str, by: str) -> NDArray[np.float64]:
     """[2, rows]: where a run's rows lie on the axis, and the metric."""
     if by in ("steps", "tokens"):
         return run.columns({"steps": "step", "tokens": "tokens/generated"}[by], key)
     steps, seconds = run.columns("step", "time/step_s")
-    at = np.cumsum(seconds) if by == "seconds" else np.cumsum(seconds) * processes / 3600
+    at = np.cumsum(seconds) if by == "seconds" else np.cumsum(seconds) * run.processes / 3600
     own, values = run.columns("step", key)
     return np.array([np.interp(own, steps, at) if len(at) else own * 0, values])
 
@@ -141,15 +136,14 @@ def _drawing(lines: Sequence[Line], key: str, factor: int, by: str) -> "Callable
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         for place, line in enumerate(lines):
             style: dict[str, Any] = {"color": COLOURS[place % len(COLOURS)], "ls": LINES[place // len(COLOURS)]}
-            each = [_points(run, key, by, n) for run, n in zip(line.runs, line.processes, strict=True)]
-            each = [points for points in each if points.shape[1]]
+            each = [points for run in line.runs if (points := _points(run, key, by)).shape[1]]
             name = line.name if len(lines) > 1 else None
             if len(each) == 1:
                 (x, y), run = each[0], line.runs[0]
                 axes.plot(x, factor * y, color=style["color"], lw=0.8, alpha=0.35)
                 axes.plot(x, _smooth(key, factor * y), **style, label=name)
                 starts = [step for step, _ in run.stages()[1:]] if len(line.runs) == 1 else []
-                for at in np.interp(starts, *_places(run, by, line.processes[0])) if starts else []:
+                for at in np.interp(starts, *_points(run, "step", by)[::-1]) if starts else []:
                     axes.axvline(at, color=style["color"], lw=0.8, ls=":")
             elif each:
                 grid = np.linspace(max(p[0][0] for p in each), min(p[0][-1] for p in each), GRID)
@@ -158,9 +152,3 @@ def _drawing(lines: Sequence[Line], key: str, factor: int, by: str) -> "Callable
                 axes.fill_between(grid, values.min(0), values.max(0), color=style["color"], alpha=0.13, lw=0)
 
     return draw
-
-
-def _places(run: Record, by: str, processes: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Steps, and where they lie on the axis."""
-    at, steps = _points(run, "step", by, processes)
-    return steps, at

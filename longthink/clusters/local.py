@@ -16,7 +16,7 @@ import torch
 import torch.multiprocessing as multiprocessing
 
 from longthink.canary import TOLERANCE, mismatch
-from longthink.clusters.workers import Rank, Sampler, SharedSum, Weights, find_store, scored_rows, serve
+from longthink.clusters.workers import Rank, Sampler, SharedSum, Weights, find_store, parameters_of, scored_rows, serve, wide
 from longthink.engines.embedded import EmbeddedEngine
 from longthink.errors import EngineError
 from longthink.folder import ModelFolder
@@ -81,10 +81,7 @@ class LocalCluster:
         weights = Weights(config, dtype) if recipe.cluster.samplers else None
         store, slots = find_store(recipe), None
         if self.world > 1 and not self._sharded:
-            size = len(Weights(config, dtype).flat)
-            slots = torch.zeros(
-                self.world, size, dtype=torch.float64 if dtype == torch.float64 else torch.float32
-            ).share_memory_()
+            slots = torch.zeros(self.world, parameters_of(config), dtype=wide(dtype)).share_memory_()
         port = store.port if store else 0
         try:
             for rank in range(1, self.world):

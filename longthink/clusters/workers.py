@@ -32,7 +32,7 @@ from longthink.types import Batch, Floats, Group, Ints, Rollout, Verdict
 if TYPE_CHECKING:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-__all__ = ["Rank", "Sampler", "SharedSum", "Weights", "find_store", "scored_rows", "serve"]
+__all__ = ["Rank", "Sampler", "SharedSum", "Weights", "find_store", "parameters_of", "scored_rows", "serve", "wide"]
 
 PR_SET_PDEATHSIG = 1
 
@@ -179,13 +179,17 @@ class Sampler:
         return time.process_time()
 
 
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of master weights where matrices are multiplied in this one."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 class Weights:
     """Room for a model's weights in memory that processes share, as wide as the learner's."""
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
         self.config, self.shapes = config, [(name, p.shape) for name, p in _empty(config).named_parameters()]
-        size = sum(shape.numel() for _, shape in self.shapes)
-        self.flat = torch.zeros(size, dtype=torch.float64 if dtype == torch.float64 else torch.float32).share_memory_()
+        self.flat = torch.zeros(parameters_of(config), dtype=wide(dtype)).share_memory_()
 
     def views(self) -> Iterator[tuple[str, Tensor]]:
         """Each parameter's name, and its place."""
@@ -213,6 +217,11 @@ class Weights:
             setattr(decoder.get_submodule(module), leaf, nn.Parameter(place, requires_grad=False))
         decoder.compute_dtype = dtype
         return decoder
+
+
+def parameters_of(config: ModelConfig) -> int:
+    """How many numbers a model's weights are."""
+    return sum(p.numel() for p in _empty(config).parameters())
 
 
 def _empty(config: ModelConfig) -> Decoder:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,15 @@ class Record:
     curve: dict[str, Any]
     twins: dict[int, dict[str, Any]]  # by the step of a decision: after it minus as if it had not been taken
     recipe: str
+
+    @property
+    def processes(self) -> int:
+        """Learner ranks and samplers, as its recipe has them; 1 where it does not say."""
+        try:
+            cluster = tomllib.loads(self.recipe).get("cluster", {})
+            return max(1, int(cluster.get("learners") or 1) + int(cluster.get("samplers") or 0))
+        except (tomllib.TOMLDecodeError, AttributeError, TypeError, ValueError):
+            return 1
 
     def columns(self, *keys: str) -> NDArray[np.float64]:
         """[len(keys), rows]: the rows in which every one of the keys is a number."""
