@@ -1,13 +1,12 @@
 """After each weight sync: do the samplers have the learner's weights, and do they use them?
 
-Two questions, because each alone is blind. Digests of every tensor as it arrived find a corrupted or stale one however small the
-last update was, and name it. Log-probs of a short probe, sampled with the new weights and computed again by the learner, find
-weights that arrived and are not used, or are used in another dtype.
+Two questions, because each alone is blind. Digests of every tensor as it was handed over find one that was changed on the way,
+however little, and name it. Log-probs of a short probe, sampled with the new weights and computed again by the learner, find
+weights that arrived and are not used, or are used in another dtype, once that shows beyond rounding.
 """
 
 import zlib
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,19 +14,11 @@ from torch import Tensor
 
 from longthink.types import Floats, Problem, Request, Rollout, RolloutId, Sampling
 
-__all__ = ["TOLERANCE", "Sighting", "digest", "mismatch", "probe_request"]
+__all__ = ["TOLERANCE", "digest", "misplaced", "misused", "probe_request"]
 
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 0.25}  # of a log-prob, in nats
 LENGTH = 16  # tokens of the probe's response, and of its prompt
 NAMED = 5  # tensors that a message lists
-
-
-class Sighting(NamedTuple):
-    """What a sampler has after a sync: its version, the digests of its tensors, and its answer to the probe."""
-
-    version: int
-    digests: dict[str, int]
-    rollout: Rollout
 
 
 def digest(named: Iterable[tuple[str, Tensor]]) -> dict[str, int]:
@@ -42,21 +33,22 @@ def probe_request(vocabulary: int) -> Request:
     return Request(RolloutId(0, 0), problem, ids, LENGTH, Sampling(), seed=0)
 
 
-def mismatch(seen: Sighting, version: int, digests: Mapping[str, int], logprobs: Floats, tolerance: float) -> tuple[str, float]:
-    """What is wrong with what a sampler has, empty where nothing is, and the largest gap of a log-prob.
-
-    `logprobs` are the learner's of the probe's tokens.
-    """
-    sampled = np.concatenate([s.logprobs for s in seen.rollout.segments if s.logprobs is not None])
-    gap = float(np.abs(sampled - logprobs).max())
-    stamped = {s.policy_version for s in seen.rollout.segments}
-    odd = [name for name, own in digests.items() if seen.digests.get(name) != own]
+def misplaced(there: int, digests: Mapping[str, int], version: int, own: Mapping[str, int]) -> str:
+    """What is wrong with the version and the tensors a sampler has, against the learner's; empty where nothing is."""
+    odd = [name for name in own if digests.get(name) != own[name]]
     if odd:
         more = f" and {len(odd) - NAMED} more" if len(odd) > NAMED else ""
-        return f"{len(odd)} of {len(digests)} tensors differ: {', '.join(odd[:NAMED])}{more}", gap
-    if seen.version != version or stamped != {version}:
-        return f"it samples from version {min(seen.version, *stamped)}, the learner has {version}", gap
+        return f"{len(odd)} of {len(own)} tensors differ: {', '.join(odd[:NAMED])}{more}"
+    return f"it samples from version {there}, the learner has {version}" if there != version else ""
+
+
+def misused(rollout: Rollout, version: int, logprobs: Floats, tolerance: float) -> tuple[float, str]:
+    """The largest gap between a probe's log-probs and the learner's, and what is wrong; empty where nothing is."""
+    sampled = np.concatenate([s.logprobs for s in rollout.segments if s.logprobs is not None])
+    gap = float(np.abs(sampled - logprobs).max())
+    if stale := {s.policy_version for s in rollout.segments} - {version}:
+        return gap, f"it samples from version {min(stale)}, the learner has {version}"
     if not gap <= tolerance:
         said = f"every tensor arrived, and its log-probs are up to {gap:.2g} nats off (at most {tolerance:g})"
-        return f"{said}: another dtype, or weights that are not used", gap
-    return "", gap
+        return gap, f"{said}: another dtype, or weights that are not used"
+    return gap, ""

@@ -89,7 +89,9 @@ def _evaluation_parsers(verbs: "argparse._SubParsersAction[argparse.ArgumentPars
     e.add_argument("--served-model", default="", help="the model's name at a server that has several")
     e.add_argument("--concurrency", type=int, default=32, help="requests that are out at a time, to a server (default 32)")
     e.add_argument("--timeout", type=float, default=1800.0, help="seconds for one reply of a server (default 1800)")
-    e.add_argument("--set", action="append", default=[], metavar="a.b=c", help="engine and model settings, as in a recipe")
+    e.add_argument(
+        "--set", action="append", default=[], metavar="a.b=c", help="settings of model, engine and cluster, as in a recipe"
+    )
     e.set_defaults(command=_later("longthink.evaluation.command", "evaluate"))
     c = verbs.add_parser(
         "compare", help="evaluations, or a run's validations, against the first: better, worse or not distinguishable"

@@ -151,8 +151,8 @@ def _windows(recipe: "Recipe") -> Iterator[str]:
 
 def _sampling(recipe: "Recipe") -> Iterator[str]:
     r = recipe.rollout
-    if recipe.engine.kind == "vllm" and recipe.cluster.shard and not recipe.cluster.samplers:
-        yield "engine.kind is vllm with cluster.shard, and each has a process group of its own; expected cluster.samplers >= 1"
+    if recipe.engine.kind == "vllm" and not recipe.cluster.samplers:
+        yield "engine.kind is vllm, which samples in a process of its own; expected cluster.samplers >= 1"
     if recipe.engine.kind == "teacher" and recipe.loss.kind != "nll":
         yield "engine.kind is teacher, whose rollouts have no log-probs; expected loss.kind = 'nll'"
     if recipe.loss.kind != "grpo":

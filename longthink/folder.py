@@ -17,7 +17,7 @@ from longthink.errors import ModelError
 from longthink.model import Decoder, ModelConfig
 from longthink.types import Ints, Problem
 
-__all__ = ["ModelFolder", "Tokenizer", "fill", "read_config", "read_weights", "tiny_folder", "write_weights"]
+__all__ = ["SIDE_FILES", "ModelFolder", "Tokenizer", "fill", "read_config", "read_weights", "tiny_folder", "write_weights"]
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")

@@ -62,6 +62,16 @@ class Sums:
         if largest:
             self._largest.add(key)
 
+    def copy(self) -> "Sums":
+        """The sums as they are now."""
+        made = Sums()
+        made._sums, made._counts, made._largest = dict(self._sums), dict(self._counts), set(self._largest)
+        return made
+
+    def become(self, other: "Sums") -> None:
+        """Be as another was."""
+        self._sums, self._counts, self._largest = other._sums, other._counts, other._largest
+
     def settle(self) -> "Sums":
         """The same sums as plain numbers, fit to cross a process boundary."""
         self._sums = {key: float(value) for key, value in self._sums.items()}

@@ -201,6 +201,6 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], at: str = "") -
         a, b, name = old.get(key), new.get(key), f"{at}{key}"
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             found += _differences(a, b, f"{name}.")
-        elif a != b and not (name.startswith("model.") and b in ("auto", 0)):
+        elif a != b and not (name.startswith(("model.", "cluster.")) and b in ("auto", 0)):
             found.append(f"{name} was {a!r}, is {b!r}")
     return found

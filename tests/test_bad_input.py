@@ -139,7 +139,7 @@ def test_recipes(model: Path, tmp_path: Path, changes: dict[str, object], words:
         ({"task": {"kind": "file", "train": "few.jsonl"}, "reward": {"kind": "math"}}, "few.jsonl"),
         ({"loss": {"kind": "nll"}, "shape": [{"kind": "accuracy"}]}, "does not look at"),
         ({"reward": {"kind": "file", "path": "nowhere.py"}}, "nowhere.py cannot be read"),
-        ({"engine": {"kind": "vllm"}, "cluster": {"shard": True}}, "expected cluster.samplers >= 1"),
+        ({"engine": {"kind": "vllm"}}, "expected cluster.samplers >= 1"),
     ],
 )
 def test_contradictions_are_refused_by_check(

@@ -12,7 +12,7 @@ import pytest
 
 from longthink.checkpoint import latest, verify
 from longthink.errors import CheckpointError, RecipeError
-from longthink.run import Run
+from longthink.run import Run, _differences
 from longthink.tasks.countdown import Countdown
 from longthink.train import train
 
@@ -187,6 +187,13 @@ def test_a_changed_recipe_is_refused(warm: Path, whole: Path) -> None:
     changed = stored.model_copy(update={"learner": stored.learner.model_copy(update={"lr": 5.0})})
     with pytest.raises(RecipeError, match=r"learner\.lr was 0\.001, is 5\.0"):
         Run.open(whole, changed)
+
+
+def test_what_the_machine_resolved_is_no_difference() -> None:
+    there = {"model": {"dtype": "float32"}, "cluster": {"learners": 2, "threads": 1, "shard": False}}
+    asked = {"model": {"dtype": "auto"}, "cluster": {"learners": 0, "threads": 0, "shard": False}}
+    assert _differences(there, asked) == []
+    assert _differences(there, {**asked, "cluster": {**asked["cluster"], "shard": True}}) == ["cluster.shard was False, is True"]
 
 
 def test_resume_without_a_run_is_refused(tmp_path: Path) -> None:

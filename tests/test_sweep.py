@@ -22,7 +22,8 @@ def recipe(tmp_path: Path) -> Path:
     path = tmp_path / "small.toml"
     path.write_text(
         f"""name = "small"
-model = {{ path = "{tmp_path}/tiny", dtype = "float32", processes = 1, threads = 1 }}
+model = {{ path = "{tmp_path}/tiny", dtype = "float32" }}
+cluster = {{ learners = 1, threads = 1 }}
 task.kind = "countdown"
 reward.kind = "countdown"
 workers = 1

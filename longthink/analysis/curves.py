@@ -117,9 +117,10 @@ def _points(run: Record, key: str, by: str) -> NDArray[np.float64]:
     if by in ("steps", "tokens"):
         return run.columns({"steps": "step", "tokens": "tokens/generated"}[by], key)
     steps, seconds = run.columns("step", "time/step_s")
+    steps, seconds = np.append(0, steps), np.append(0, seconds)  # before the first step nothing was spent
     at = np.cumsum(seconds) if by == "seconds" else np.cumsum(seconds) * run.processes / 3600
     own, values = run.columns("step", key)
-    return np.array([np.interp(own, steps, at) if len(at) else own * 0, values])
+    return np.array([np.interp(own, steps, at), values])
 
 
 def _smooth(key: str, values: NDArray[np.float64]) -> list[float]:
@@ -145,7 +146,7 @@ def _drawing(lines: Sequence[Line], key: str, factor: int, by: str) -> "Callable
                 starts = [step for step, _ in run.stages()[1:]] if len(line.runs) == 1 else []
                 for at in np.interp(starts, *_points(run, "step", by)[::-1]) if starts else []:
                     axes.axvline(at, color=style["color"], lw=0.8, ls=":")
-            elif each:
+            elif each and max(p[0][0] for p in each) < min(p[0][-1] for p in each):
                 grid = np.linspace(max(p[0][0] for p in each), min(p[0][-1] for p in each), GRID)
                 values = np.array([np.interp(grid, p[0], _smooth(key, factor * p[1])) for p in each])
                 axes.plot(grid, values.mean(0), **style, label=name)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.multiprocessing as multiprocessing
 
-from longthink.canary import TOLERANCE, mismatch
+from longthink.canary import TOLERANCE, misplaced, misused
 from longthink.clusters.workers import Rank, Sampler, SharedSum, Weights, find_store, parameters_of, scored_rows, serve, wide
 from longthink.engines.embedded import EmbeddedEngine
 from longthink.errors import EngineError
@@ -45,9 +45,7 @@ class Peer(NamedTuple):
         try:
             kind, value = self.connection.recv()
         except (EOFError, OSError):
-            raise EngineError(
-                f"{self.name} died (out of memory?); start again with --resume, or fewer cluster.learners"
-            ) from None
+            raise EngineError(f"{self.name} died (out of memory?); start again with --resume") from None
         if kind == "refused":
             raise value
         if kind == "failed":
@@ -63,8 +61,8 @@ def _rank(
     return Rank(recipe, rank, reduce, find_store(recipe, port), weights)
 
 
-def _sampler(recipe: Recipe, weights: Weights, _: Callable[[], None]) -> Sampler:
-    return Sampler(recipe, weights)
+def _sampler(recipe: Recipe, weights: Weights, number: int, _: Callable[[], None]) -> Sampler:
+    return Sampler(recipe, weights, number)
 
 
 class LocalCluster:
@@ -88,7 +86,7 @@ class LocalCluster:
                 self._peers.append(_started(f"replica {rank}", partial(_rank, recipe, rank, slots, port, weights)))
             for number in range(recipe.cluster.samplers):
                 assert weights is not None
-                self._samplers.append(_started(f"sampler {number}", partial(_sampler, recipe, weights)))
+                self._samplers.append(_started(f"sampler {number}", partial(_sampler, recipe, weights, number)))
             for peer in (*self._peers, *self._samplers):
                 peer.send(("start", ()))
             self._me = Rank(recipe, 0, None if slots is None else SharedSum(slots, 0, self._meet), store, weights)
@@ -110,7 +108,8 @@ class LocalCluster:
     def _meet(self) -> None:
         """Wait until every rank has come this far, then let all go on."""
         for peer in self._peers:
-            peer.receive()
+            if peer.receive()[0] != "here":
+                raise EngineError(f"{peer.name} took fewer updates than the others; this is a bug, start again with --resume")
         for peer in self._peers:
             peer.send("go")
 
@@ -120,7 +119,14 @@ class LocalCluster:
     def _call(self, name: str, *args: Any) -> list[Any]:
         """Every rank's answer, in rank order. An error of this rank leaves the others waiting: the cluster is over."""
         self._send(name, *args)
-        return [getattr(self._me, name)(*args), *self._gather()]
+        try:
+            mine = getattr(self._me, name)(*args)
+        except RuntimeError:  # of the process group: another rank has failed, or was killed
+            for peer in self._peers if self._sharded else ():
+                if peer.connection.poll(1.0):
+                    peer.receive()  # raises what it has to say
+            raise
+        return [mine, *self._gather()]
 
     def _ask_samplers(self, name: str = "", *args: Any) -> list[Any]:
         """Every sampler's answer to a call, or to the one that is out."""
@@ -185,13 +191,13 @@ class LocalCluster:
 
     def _mismatches(self, version: int) -> list[str]:
         """What the canary finds: a sentence for each sampler that has not what the learner has."""
-        self.gap, found = 0.0, []
-        for peer, seen in zip(self._samplers, self._ask_samplers("sighted"), strict=True):
-            logprobs = self._call("probed", seen.rollout)[0]
-            why, gap = mismatch(seen, version, self._me.digests, logprobs, TOLERANCE[self._me.learner.decoder.compute_dtype])
+        self.gap, tolerance = 0.0, TOLERANCE[self._me.learner.decoder.compute_dtype]
+        own = self._me.digests
+        arrived = [misplaced(there, digests, version, own) for there, digests in self._ask_samplers("arrived")]
+        for at, rollout in enumerate([] if any(arrived) else self._ask_samplers("probe")):
+            gap, arrived[at] = misused(rollout, version, self._call("probed", rollout)[0], tolerance)
             self.gap = max(self.gap, gap)
-            found += [f"{peer.name}: {why}"] if why else []
-        return found
+        return [f"{peer.name}: {why}" for peer, why in zip(self._samplers, arrived, strict=True) if why]
 
     def load(self, folder: Path, *, optimizer: bool) -> None:
         """Load weights, and with `optimizer` the whole learner, from a checkpoint on every rank."""

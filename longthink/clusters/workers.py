@@ -1,6 +1,7 @@
 """What runs in the processes of a cluster: learner ranks, samplers, and how they answer calls."""
 
 import ctypes
+import os
 import signal
 import time
 import traceback
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from longthink.canary import Sighting, digest, probe_request
+from longthink.canary import digest, probe_request
 from longthink.engines.base import Engine
 from longthink.engines.embedded import EmbeddedEngine
 from longthink.engines.teacher import TeacherEngine
@@ -153,7 +154,11 @@ class Rank:
 class Sampler:
     """An engine in a process of its own, with weights from memory it shares with the learner."""
 
-    def __init__(self, recipe: Recipe, weights: "Weights") -> None:
+    def __init__(self, recipe: Recipe, weights: "Weights", number: int) -> None:
+        if recipe.model.device == "cpu":
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # vLLM takes a GPU where it sees one
+        elif count := torch.cuda.device_count():  # the learner ranks have the first ones
+            os.environ["CUDA_VISIBLE_DEVICES"] = str((recipe.cluster.learners + number) % count)
         torch.set_num_threads(recipe.cluster.threads)
         keep_memory()
         self.dtype, self.weights = getattr(torch, recipe.model.dtype), weights
@@ -164,12 +169,16 @@ class Sampler:
         self._engines[0].load(self.weights.decoder(self.dtype), version)
         self.version = version
 
-    def sighted(self) -> Sighting:
-        """What this sampler has after a sync."""
+    def arrived(self) -> tuple[int, dict[str, int]]:
+        """The version it samples from, and the digests of the weights it fetched."""
+        return self.version, digest(self.weights.views())
+
+    def probe(self) -> Rollout:
+        """Its answer to the canary's probe."""
         engine = self._engines[0]
         engine.submit(probe_request(self.weights.config.vocab_size))
         (rollout,) = engine.finished()
-        return Sighting(self.version, digest(self.weights.views()), rollout)
+        return rollout
 
     def engine(self, evaluating: bool) -> Engine:
         """The sampler for evaluation; for training what the recipe names."""
@@ -276,12 +285,20 @@ def serve(connection: Connection, make: Callable[[Callable[[], None]], "Rank | S
                 connection.send(("done", answer(name, args)))
             except LongthinkError as e:
                 connection.send(("refused", e))
+                _break_off()
             except (EOFError, BrokenPipeError, ConnectionResetError):
                 raise
             except Exception:  # the boundary of a process: the caller gets the whole story
                 connection.send(("failed", traceback.format_exc()))
+                _break_off()
         except (EOFError, BrokenPipeError, ConnectionResetError):
             return
+
+
+def _break_off() -> None:
+    """A rank of a process group that has failed goes once its answer is sent: the others would wait for it otherwise."""
+    if torch.distributed.is_initialized():
+        os._exit(1)
 
 
 def find_store(recipe: Recipe, port: int = 0) -> "TCPStore | None":

@@ -116,7 +116,8 @@ class VllmEngine:
         named = [(name, p.detach()) for name, p in decoder.named_parameters()]
         self.llm.collective_rpc(_reload, args=(named, self._broken))
         self._broken = False
-        self.llm.reset_prefix_cache()
+        if not self.llm.reset_prefix_cache():
+            raise EngineError("vLLM keeps keys and values of the weights before; nothing may be sampled from them")
         self.version = version
 
     def close(self) -> None:

@@ -29,8 +29,8 @@ def evaluate(args: argparse.Namespace) -> int:
     settings: dict[str, Any] = {}
     for text in args.set:
         override(settings, text)
-    if unknown := sorted(set(settings) - {"model", "engine"}):
-        raise RecipeError(f"--set {unknown[0]}: an evaluation takes settings of model and engine alone")
+    if unknown := sorted(set(settings) - {"cluster", "engine", "model"}):
+        raise RecipeError(f"--set {unknown[0]}: an evaluation takes settings of model, engine and cluster alone")
     suites = load_suites(args.on, args.data, protocol, {"kind": args.reward})
     for suite in suites:
         if expected := suite.facts().get("expected_rows"):

@@ -12,6 +12,7 @@ import numpy as np
 from longthink import storage
 from longthink.engines.base import Stream
 from longthink.errors import RecipeError
+from longthink.folder import SIDE_FILES
 from longthink.types import Ints, Problem, Rollout
 
 __all__ = ["Model", "open_model"]
@@ -42,7 +43,7 @@ class Model(Protocol):
 
 
 class LocalModel:
-    """A Hugging Face folder; `table` holds engine and model settings, as in a recipe."""
+    """A Hugging Face folder; `table` holds settings of model, engine and cluster, as in a recipe."""
 
     def __init__(self, path: str, table: dict[str, Any], window: int) -> None:
         from longthink.clusters.local import LocalCluster
@@ -124,5 +125,5 @@ def open_model(
 
 def weights_hash(folder: Path) -> str:
     """A digest of the hashes of weights, config, tokenizer and template: what tells two checkpoints of one name apart."""
-    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.json"), *folder.glob("*.jinja")])
+    files = sorted(path for pattern in ("*.safetensors*", *SIDE_FILES) for path in folder.glob(pattern))
     return hashlib.sha256(json.dumps([[f.name, storage.file_hash(f)] for f in files]).encode()).hexdigest()[:16]

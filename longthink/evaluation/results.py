@@ -117,7 +117,7 @@ def sample_row(benchmark: str, problem: int, number: int, rollout: Rollout, verd
 
 def verdict_row(verdict: Verdict) -> dict[str, Any]:
     """A verdict's part of the line."""
-    detail = json.loads(json.dumps(dict(verdict.detail), default=repr))
+    detail = json.loads(json.dumps(dict(verdict.detail), default=repr), parse_constant=str)  # no NaN in a line
     return {"score": verdict.score, "status": verdict.status, "extracted": verdict.extracted, "detail": detail}
 
 
@@ -147,7 +147,7 @@ def read_evaluation(folder: Path) -> Evaluated:
             unvoted = any("vote" not in row for row in whole.values())
             sets[name] = Answers(name, what, own, [voted(given) for given in samples] if unvoted else samples)
         return Evaluated(folder, facts, sets)
-    except (KeyError, IndexError, TypeError, ValueError) as e:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as e:
         raise CheckpointError(
             f"{folder}: not as `longthink eval` writes it ({type(e).__name__}: {e}); evaluate into another"
         ) from None
@@ -175,5 +175,5 @@ def read_facts(folder: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_bytes()))
     except FileNotFoundError:
         raise CheckpointError(f"{folder}: not an evaluation; expected the folder of a `longthink eval` ({FACTS} in it)") from None
-    except (ValueError, OSError) as e:
+    except (ValueError, OSError, TypeError) as e:
         raise CheckpointError(f"{path}: cannot be read ({e}); evaluate into another folder") from None

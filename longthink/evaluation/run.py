@@ -164,7 +164,9 @@ class Evaluation:
         lines = sorted(
             storage.read_lines(self.folder / SAMPLES), key=lambda r: (order[r["benchmark"]], r["problem"], r["sample"])
         )
-        voted = [row | {"vote": votes.get((row["benchmark"], row["problem"], row["sample"]))} for row in lines]
+        asked = {(name, i, s.number) for name, a in there.items() for i, row in enumerate(a.samples) for s in row}
+        at = [(row["benchmark"], row["problem"], row["sample"]) for row in lines]
+        voted = [row | {"vote": votes.get(key)} if key in asked else row for key, row in zip(at, lines, strict=True)]
         storage.cut_lines(self.folder / SAMPLES, voted)
         there = self.answers()
         graded = {name: a for name, a in there.items() if a.graded} or there  # all raise, where there is none

@@ -205,6 +205,7 @@ class LocalLearner:
             rows = np.unique(batch.row[batch.loss_mask & (batch.advantages != 0)])
         rows = rows[np.argsort(-batch.lengths[rows], kind="stable")]
         self.optimizer.zero_grad(set_to_none=True)
+        before = sums.copy()
         for plan in self._passes(batch, rows):
             micro = self._micro(batch, plan)
             if len(micro.labels) or self.mesh is not None:
@@ -216,6 +217,7 @@ class LocalLearner:
             self.reduce([p.grad for p in parameters if p.grad is not None])
         norm = float(whole(torch.nn.utils.clip_grad_norm_(parameters, self.settings.grad_clip)))
         if not math.isfinite(norm) and self.settings.non_finite == "skip":
+            sums.become(before)  # what was measured of it is not finite either
             if self.rank == 0:
                 sums.add("learner/non_finite/sum", 1, None)
             return

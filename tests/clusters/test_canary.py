@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from longthink.canary import Sighting, digest, mismatch, probe_request
+from longthink.canary import digest, misplaced, misused, probe_request
 from longthink.clusters import local
 from longthink.clusters.local import LocalCluster
 from longthink.errors import EngineError
@@ -18,25 +18,23 @@ from longthink.types import Rollout, Segment
 NAMED = {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(3)}
 
 
-def sighting(version: int = 4, shift: float = 0.0, changed: dict[str, torch.Tensor] | None = None) -> Sighting:
+def judged(shift: float, version: int = 4) -> tuple[float, str]:
     request = probe_request(100)
     segment = Segment("policy", np.arange(3), np.array([-1.0, -2.0, -3.0 + shift], np.float32), version)
     rollout = Rollout(request.id, request.problem, request.prompt_ids, (segment,), "length", request.sampling, 16)
-    return Sighting(version, digest((NAMED | (changed or {})).items()), rollout)
-
-
-def judged(seen: Sighting, version: int = 4) -> tuple[str, float]:
-    return mismatch(seen, version, digest(NAMED.items()), np.array([-1.0, -2.0, -3.0], np.float32), 1e-4)
+    return misused(rollout, 4, np.array([-1.0, -2.0, -3.0], np.float32), 1e-4)
 
 
 def test_each_kind_of_mismatch_is_said() -> None:
-    assert judged(sighting()) == ("", 0.0) and judged(sighting(shift=5e-5))[0] == ""
-    broken = NAMED["b"].clone()
+    assert judged(0.0) == (0.0, "") and judged(5e-5)[1] == ""
+    assert "up to 0.01 nats off (at most 0.0001): another dtype" in judged(0.01)[1]
+    assert "nan nats off" in judged(float("nan"))[1]
+    assert judged(0.0, version=3)[1] == "it samples from version 3, the learner has 4"
+    own, broken = digest(NAMED.items()), NAMED["b"].clone()
     broken[1] = float(np.nextafter(np.float32(1.0), np.float32(2.0)))
-    assert judged(sighting(changed={"b": broken}))[0] == "1 of 2 tensors differ: b"
-    assert judged(sighting(version=3))[0] == "it samples from version 3, the learner has 4"
-    assert "up to 0.01 nats off (at most 0.0001): another dtype" in judged(sighting(shift=0.01))[0]
-    assert "nan nats off" in judged(sighting(shift=float("nan")))[0]
+    assert misplaced(4, own, 4, own) == ""
+    assert misplaced(4, own | digest([("b", broken)]), 4, own) == "1 of 2 tensors differ: b"
+    assert misplaced(3, own, 4, own) == "it samples from version 3, the learner has 4"
 
 
 def test_digests_see_every_bit_of_every_dtype() -> None:

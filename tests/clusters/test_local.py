@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file
 
 from longthink.clusters.local import LocalCluster
-from longthink.errors import EngineError
+from longthink.errors import EngineError, LongthinkError
 from longthink.folder import tiny_folder
 from longthink.recipe import Recipe, parse_recipe
 from longthink.tables import LearnerSettings, LossSettings
@@ -111,6 +111,19 @@ def test_two_processes_do_what_one_does(model: Path, loss: LossSettings, placed:
 
 
 @pytest.mark.cluster
+def test_a_sharded_rank_that_fails_alone_is_heard(model: Path, tmp_path: Path) -> None:
+    cluster = LocalCluster(recipe(model, 2, shard=True))
+    try:
+        cluster._peers[0].send(("load", (tmp_path / "nowhere", True)))
+        with pytest.raises(EngineError, match=r"replica 1 (failed|is gone|died)"):
+            cluster.sync(1)
+    except LongthinkError as e:
+        assert "nowhere" in str(e)
+    finally:
+        cluster.close()
+
+
+@pytest.mark.cluster
 def test_a_dead_sampler_is_named(model: Path) -> None:
     cluster = LocalCluster(recipe(model, 1, samplers=1))
     try:
@@ -128,8 +141,9 @@ def test_replicas_repeat_to_the_bit(model: Path) -> None:
     assert all((first[3][name] == again[3][name]).all() for name in first[3])
 
 
-def test_a_dead_replica_is_named(model: Path) -> None:
-    cluster = LocalCluster(recipe(model, 2))
+@pytest.mark.parametrize("shard", [False, pytest.param(True, marks=pytest.mark.cluster)])
+def test_a_dead_replica_is_named(model: Path, shard: bool) -> None:
+    cluster = LocalCluster(recipe(model, 2, shard=shard))
     try:
         os.kill(cluster._peers[0].process.pid, signal.SIGKILL)
         cluster._peers[0].process.join()

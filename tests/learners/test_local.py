@@ -786,4 +786,5 @@ def test_an_update_that_is_not_finite_may_be_skipped_and_is_counted():
     )  # the first update of three
     row = made.update(bad, LossSettings(), TEMPERATURE).means()
     assert (row["learner/non_finite/sum"], row["learner/updates/sum"], made.updates) == (1, 2, 2)
+    assert all(math.isfinite(value) for value in row.values())  # or the row could not be written
     assert all(torch.isfinite(p).all() for p in made.decoder.parameters()) and not bitwise(made.decoder, before)
