@@ -80,7 +80,6 @@ class Rank:
         if device == "cuda" and recipe.cluster.learners > 1:
             device = f"cuda:{rank % torch.cuda.device_count()}"
         self.tokenizer = folder.tokenizer
-        self.version = 0
         mesh = None
         if store is not None:
             from longthink.learners.sharded import join
@@ -103,7 +102,6 @@ class Rank:
 
     def sync(self, version: int) -> None:
         """Make the sampler use the learner's weights, under this version number, or put them where samplers fetch them."""
-        self.version = version
         if self.weights is not None:
             self.digests = self.weights.put(self.learner.decoder, write=self.learner.rank == 0)
         elif self.learner.mesh is not None:

@@ -108,7 +108,7 @@ class LocalLearner:
         """The batch with old and reference log-probs, computed only where the loss needs them.
 
         `old_logprobs` are the sampler's own, or the policy's as this learner computes them. Reference log-probs exist
-        when the KL is on.
+        when the KL is on. What is computed is so for this rank's share of the rows, and 0 elsewhere.
         """
         self.settings, old = settings or self.settings, batch.sampler_logprobs
         if loss.old_logprobs == "learner":
