@@ -1,6 +1,7 @@
 """Problems in, finished and scored groups out: the one place that submits requests and gathers verdicts."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
@@ -18,11 +19,12 @@ from longthink.types import Group, Request, Rollout, RolloutId, Sampling, Verdic
 
 __all__ = [
     "Collected",
+    "Collector",
     "Grading",
     "Journal",
     "Progress",
     "Scored",
-    "collect",
+    "Scoring",
     "rollout_rows",
     "sample_and_score",
     "timed_verdicts",
@@ -49,58 +51,109 @@ class Grading:
 
 
 class Collected(NamedTuple):
-    """A step's rollouts: all with their verdicts, the groups made of them, those to train on, and metrics of the choice."""
+    """A step's rollouts and what they were asked for with, the groups made of them, those to train on, metrics of the choice."""
 
+    settings: RolloutSettings
     scored: list[Scored]
     groups: list[Group]
     chosen: list[Group]
     row: dict[str, float]
 
 
-def collect(
-    engine: Stream,
-    data: DataSource,
-    pool: Grader,
-    settings: RolloutSettings,
-    *,
-    grading: Grading,
-    selection: SelectionSettings,
-    seed: int,
-    journal: Journal,
-    progress: Progress,
-) -> Collected:
-    """G rollouts of each of the next N problems with their verdicts, and the groups made of them, in the order drawn.
+class Collector:
+    """Asks for the rollouts of steps, of later ones while earlier ones are trained on, and gives each step what it asked for.
 
-    A rollout's draws are keyed by (run seed, group, sample). A rollout whose verdict has no score (our part
-    failed) leaves its group, or has a reward of 0 if `settings.unscored` says so; a group left with fewer than two, when
-    groups have more than one, is dropped. With dynamic sampling groups out of the band are dropped; to refill, as many
-    problems as are missing are drawn again, for at most `max_rounds` rounds, and the step goes on with what there is. Groups
-    beyond N go unused, and with `surplus` carry their problems are the next to be drawn.
+    A step gets the rollouts of its own problems, the long as the short ones, however early or late they ended: none that was
+    asked for is left out because it took long. `sampled` and `collected` count lengths, of the steps that were collected, where
+    rollouts come in and where they go out.
     """
-    scored: list[Scored] = []
-    groups: list[Group] = []
-    kept: list[Group] = []
-    rounds, wanted = 0, round(settings.prompts * selection.oversample)
-    while wanted > 0:
-        rounds += 1
-        requests = _requests(data, wanted, settings, seed)
-        found = sample_and_score(
-            engine, pool, data.tokenizer, requests, grading=grading, settings=settings, journal=journal, progress=progress
+
+    def __init__(self, engine: Stream, data: DataSource, pool: Grader, seed: int) -> None:
+        self.engine, self.data, self.pool, self.seed = engine, data, pool, seed
+        self.sampled, self.collected = Counter[int](), Counter[int]()
+        self._steps: dict[int, Scoring] = {}
+        self._came: defaultdict[int, Counter[int]] = defaultdict(Counter)  # lengths by step
+        self._step_of: dict[int, int] = {}  # by group
+
+    def admit(
+        self, step: int, settings: RolloutSettings, *, grading: Grading, selection: SelectionSettings, journal: Journal
+    ) -> None:
+        """Ask for a step's rollouts, unless that was done. They keep these settings, whatever is decided in the meantime."""
+        if step not in self._steps:
+            self._steps[step] = Scoring(self.pool, self.data.tokenizer, grading, settings, selection, journal)
+            self._ask(step, round(settings.prompts * selection.oversample))
+
+    def _ask(self, step: int, prompts: int) -> None:
+        scoring = self._steps[step]
+        requests = _requests(self.data, prompts, scoring.settings, self.seed)
+        self._step_of |= {request.id.group: step for request in requests}
+        scoring.ask(self.engine, requests)
+
+    def drop(self) -> None:
+        """Forget everything that is on its way, ended or not. Its problems are drawn again."""
+        self._steps, self._step_of = {}, {}
+        self._came.clear()
+        self.data.draw_again()
+
+    def collect(self, step: int, progress: Progress) -> Collected:
+        """A step's rollouts with their verdicts, and the groups made of them, in the order drawn.
+
+        A rollout's draws are keyed by (run seed, group, sample). A rollout whose verdict has no score (our part
+        failed) leaves its group, or has a reward of 0 if `settings.unscored` says so; a group left with fewer than two, when
+        groups have more than one, is dropped. With dynamic sampling groups out of the band are dropped; to refill, as many
+        problems as are missing are drawn again, for at most `max_rounds` rounds, and the step goes on with what there is. Groups
+        beyond N go unused, and with `surplus` carry their problems are the next to be drawn.
+        """
+        scoring = self._steps[step]
+        settings, selection, grading = scoring.settings, scoring.selection, scoring.grading
+        scored: list[Scored] = []
+        groups: list[Group] = []
+        kept: list[Group] = []
+        rounds, wanted = 0, 1
+        while wanted > 0:
+            if rounds:
+                self._ask(step, wanted)
+            rounds += 1
+            for rollout in self.engine.finished() if scoring.missing else ():
+                of = self._step_of[rollout.id.group]
+                self._steps[of].take(rollout)
+                self._came[of][rollout.num_tokens] += 1
+                progress(scoring.asked - scoring.missing, scoring.asked)
+                if not scoring.missing:
+                    break
+            fresh, made = _groups(self._settled(scoring), settings, grading.parts)
+            scored, groups = scored + fresh, groups + made
+            kept += [g for g in made if selection.dynamic == "off" or in_band(g, selection)]
+            again = selection.dynamic == "refill" and rounds < selection.max_rounds
+            wanted = settings.prompts - len(kept) if again else 0
+        surplus, kept = kept[settings.prompts :], kept[: settings.prompts]
+        if selection.surplus == "carry":
+            self.data.give_back([g.rollouts[0].id.group for g in surplus])
+        self.data.record(groups)
+        self._end(step, scored)
+        chosen = select(kept, selection)
+        trained = sum(sum(g.trained) if g.trained else len(g.rollouts) for g in chosen)
+        signal = measure(groups, settings.signal) if settings.signal else {}
+        row = signal | {"select/discarded_share": 1.0 - trained / len(scored), "select/rounds": float(rounds)}
+        return Collected(
+            settings, scored, groups, chosen, row | {"select/missing_prompts": float(settings.prompts - len(chosen))}
         )
-        fresh, made = _groups(found, settings, grading.parts)
-        scored, groups = scored + fresh, groups + made
-        kept += [g for g in made if selection.dynamic == "off" or in_band(g, selection)]
-        again = selection.dynamic == "refill" and rounds < selection.max_rounds
-        wanted = settings.prompts - len(kept) if again else 0
-    surplus, kept = kept[settings.prompts :], kept[: settings.prompts]
-    if selection.surplus == "carry":
-        data.give_back([g.rollouts[0].id.group for g in surplus])
-    data.record(groups)
-    chosen = select(kept, selection)
-    trained = sum(sum(g.trained) if g.trained else len(g.rollouts) for g in chosen)
-    signal = measure(groups, settings.signal) if settings.signal else {}
-    row = signal | {"select/discarded_share": 1.0 - trained / len(scored), "select/rounds": float(rounds)}
-    return Collected(scored, groups, chosen, row | {"select/missing_prompts": float(settings.prompts - len(chosen))})
+
+    def _settled(self, scoring: "Scoring") -> list[Scored]:
+        """What a step has that was not given out, graded; verdicts of later steps are handed to them."""
+        for key, verdict in self.pool.drain().items():
+            group = (key[0] if isinstance(key[0], tuple) else key)[0]  # type: ignore[index]
+            self._steps[self._step_of[group]].verdicts[key] = verdict
+        return scoring.results()
+
+    def _end(self, step: int, scored: Sequence[Scored]) -> None:
+        del self._steps[step]
+        done = [group for group, of in self._step_of.items() if of == step]
+        for group in done:
+            del self._step_of[group]
+        self.data.settle(done)
+        self.sampled += self._came.pop(step)
+        self.collected.update(rollout.num_tokens for rollout, _ in scored)
 
 
 def _requests(data: DataSource, count: int, settings: RolloutSettings, seed: int) -> list[Request]:
@@ -136,6 +189,68 @@ def _groups(scored: list[Scored], settings: RolloutSettings, parts: Parts) -> tu
     return done, groups
 
 
+class Scoring:
+    """Rollouts that were asked for together, each graded in another process the moment it ends.
+
+    A truncated rollout scores 0 without being graded unless `settings.truncated` is as_graded; the verifier sees the first
+    `settings.graded_tokens` tokens (SIRI 4.2's clip). Parts that read the text see all of it, and their values go into the
+    verdict's `detail["parts"]`; where one of them fails the rollout has no score. A verdict in the journal that depended on
+    time is taken from there, so a resumed run repeats it.
+    """
+
+    def __init__(
+        self,
+        pool: Grader,
+        tokenizer: Tokenizer,
+        grading: Grading,
+        settings: RolloutSettings,
+        selection: SelectionSettings,
+        journal: Journal,
+    ) -> None:
+        self.pool, self.tokenizer, self.grading, self.journal = pool, tokenizer, grading, journal
+        self.settings, self.selection = settings, selection
+        self.asked = self.missing = 0
+        self.verdicts: dict[Hashable, Verdict] = {}  # by rollout, or by rollout and part
+        self._rollouts: list[Rollout] = []
+        self._recalled: set[RolloutId] = set()
+
+    def ask(self, engine: Stream, requests: Sequence[Request]) -> None:
+        """Submit requests."""
+        self.asked = self.missing = self.missing + len(requests)
+        for request in requests:
+            engine.submit(request)
+
+    def take(self, rollout: Rollout) -> None:
+        """One of them has ended: have it graded."""
+        self.missing -= 1
+        rollout = replace(rollout, text=self.tokenizer.decode(rollout.response_ids))
+        self._rollouts.append(rollout)
+        problem, cap = rollout.problem, self.settings.graded_tokens
+        known = self.journal.get(rollout.id)
+        if known is not None and known[0] == rollout.text and known[1].status in TIMED:
+            self.verdicts[rollout.id] = known[1]
+            self._recalled.add(rollout.id)
+            return
+        if rollout.truncated and self.settings.truncated != "as_graded":
+            self.verdicts[rollout.id] = Verdict(0.0, "truncated")
+        else:
+            shown = self.tokenizer.decode(rollout.response_ids[:cap]) if 0 < cap < rollout.num_tokens else rollout.text
+            self.pool.submit(rollout.id, shown, problem.gold, self.grading.rewards[problem.domain])
+        for name, reward in self.grading.parts.verifiers.items():
+            self.pool.submit((rollout.id, name), rollout.text, problem.gold, reward)
+
+    def results(self) -> list[Scored]:
+        """What has come since the last time with its verdicts, in id order; all of it must be graded."""
+        found, self._rollouts = sorted(self._rollouts, key=lambda r: r.id), []
+        return [(rollout, self._verdict(rollout.id)) for rollout in found]
+
+    def _verdict(self, id: RolloutId) -> Verdict:
+        verifiers = self.grading.parts.verifiers
+        if not verifiers or id in self._recalled:
+            return self.verdicts[id]
+        return _with_parts(self.verdicts[id], {name: self.verdicts[id, name] for name in verifiers})
+
+
 def sample_and_score(
     engine: Stream,
     pool: Grader,
@@ -143,47 +258,18 @@ def sample_and_score(
     requests: Sequence[Request],
     *,
     grading: Grading,
-    settings: RolloutSettings,
     journal: Journal,
     progress: Progress,
+    settings: RolloutSettings,
 ) -> list[Scored]:
-    """Every request's rollout and verdict, in id order; each is graded in another process the moment it ends.
-
-    A truncated rollout scores 0 without being graded unless `settings.truncated` is as_graded; the verifier sees the first
-    `settings.graded_tokens` tokens (SIRI 4.2's clip). Parts that read the text see all of it, and their values go into the
-    verdict's `detail["parts"]`; where one of them fails the rollout has no score. A verdict in the journal that depended on
-    time is taken from there, so a resumed run repeats it.
-    """
-    for request in requests:
-        engine.submit(request)
-    verifiers, cap = grading.parts.verifiers, settings.graded_tokens
-    rollouts: list[Rollout] = []
-    verdicts: dict[RolloutId, Verdict] = {}
-    recalled: set[RolloutId] = set()
+    """Every request's rollout and verdict, in id order."""
+    scoring = Scoring(pool, tokenizer, grading, settings, SelectionSettings(), journal)
+    scoring.ask(engine, requests)
     for rollout in engine.finished():
-        rollout = replace(rollout, text=tokenizer.decode(rollout.response_ids))
-        rollouts.append(rollout)
-        problem = rollout.problem
-        known = journal.get(rollout.id)
-        if known is not None and known[0] == rollout.text and known[1].status in TIMED:
-            verdicts[rollout.id] = known[1]
-            recalled.add(rollout.id)
-        elif rollout.truncated and settings.truncated != "as_graded":
-            verdicts[rollout.id] = Verdict(0.0, "truncated")
-        else:
-            shown = tokenizer.decode(rollout.response_ids[:cap]) if 0 < cap < rollout.num_tokens else rollout.text
-            pool.submit(rollout.id, shown, problem.gold, grading.rewards[problem.domain])
-        if rollout.id not in recalled:
-            for name, reward in verifiers.items():
-                pool.submit((rollout.id, name), rollout.text, problem.gold, reward)
-        progress(len(rollouts), len(requests))
-    drained = pool.drain()
-    for rollout in rollouts:
-        verdict = drained.get(rollout.id) or verdicts[rollout.id]
-        if verifiers and rollout.id not in recalled:
-            verdict = _with_parts(verdict, {name: drained[rollout.id, name] for name in verifiers})
-        verdicts[rollout.id] = verdict
-    return [(r, verdicts[r.id]) for r in sorted(rollouts, key=lambda r: r.id)]
+        scoring.take(rollout)
+        progress(scoring.asked - scoring.missing, scoring.asked)
+    scoring.verdicts |= pool.drain()
+    return scoring.results()
 
 
 def _with_parts(verdict: Verdict, parts: Mapping[str, Verdict]) -> Verdict:
@@ -215,6 +301,7 @@ def rollout_rows(scored: Sequence[Scored], step: int, chosen: Sequence[Group] = 
             "finish_reason": r.finish_reason,
             "window": r.window,
             "policy_version": max(s.policy_version for s in r.segments),
+            **({"versions": [[s.policy_version, len(s.token_ids)] for s in r.segments]} if len(r.segments) > 1 else {}),
             "reward": v.detail.get("reward", v.score),
             "verdict": {"score": v.score, "status": v.status, "extracted": v.extracted, "detail": dict(v.detail)},
         }

@@ -153,6 +153,11 @@ def _sampling(recipe: "Recipe") -> Iterator[str]:
     r = recipe.rollout
     if recipe.engine.kind == "vllm" and not recipe.cluster.samplers:
         yield "engine.kind is vllm, which samples in a process of its own; expected cluster.samplers >= 1"
+    c = recipe.cluster
+    if r.staleness and not c.samplers:
+        yield f"rollout.staleness is {r.staleness}, and the ranks that train also sample; expected cluster.samplers >= 1"
+    if c.samplers and c.learners > 1 and not c.shard:
+        yield f"cluster.learners is {c.learners} beside samplers of their own; expected cluster.shard = true"
     if recipe.engine.kind == "teacher" and recipe.loss.kind != "nll":
         yield "engine.kind is teacher, whose rollouts have no log-probs; expected loss.kind = 'nll'"
     if recipe.loss.kind != "grpo":

@@ -81,12 +81,13 @@ class DataSource:
         self.next_group = self.step = 0
         self.counts: Counter[str] = Counter()  # prompts dropped and cut
         self._returned: list[tuple[str, int]] = []
-        self._places: dict[int, tuple[str, int]] = {}  # where the groups of this step came from
+        self._places: dict[int, tuple[str, int]] = {}  # where the groups came from that were not settled yet
+        self._again: list[tuple[int, str, int]] = []  # groups to draw once more, under their own numbers
         refuse_unusable(self.tasks, pools is not None)
 
     def begin(self, step: int, weights: Mapping[str, float] | None = None, max_prompt_tokens: int = 0) -> None:
-        """A new step, with these weights and so long prompts from now on: what was drawn cannot be given back any more."""
-        self.step, self._places = step, {}
+        """Draw for this step, with these weights and so long prompts from now on."""
+        self.step = step
         self.weights = dict(weights or self.weights)
         if max_prompt_tokens:
             self.settings = self.settings.model_copy(update={"max_prompt_tokens": max_prompt_tokens})
@@ -97,8 +98,7 @@ class DataSource:
         skipped, choosy = 0, self.pools is not None
         patience = 1000 + sum(task.size("train") or 0 for task in self.tasks.values())
         while len(drawn) < count:
-            group, (domain, place), again = self.next_group, *self._turn()
-            self.next_group += 1
+            group, domain, place, again = self._turn()
             problem = replace(self.tasks[domain].problem("train", place), domain=domain)
             rests = choosy and not again and self.pools is not None and not self.pools.takes(_name(problem), place, self.step)
             ids = None if rests else prompt_ids(self.tokenizer, problem, self.settings, self.counts)
@@ -117,21 +117,37 @@ class DataSource:
                 )
         return drawn
 
-    def _turn(self) -> tuple[tuple[str, int], bool]:
-        """Domain and index of the next problem, and whether it was given back."""
+    def _turn(self) -> tuple[int, str, int, bool]:
+        """The next group's number, domain and problem, and whether it was drawn before."""
+        if self._again:
+            return *self._again.pop(0), True
+        self.next_group += 1
         if self._returned:
-            return self._returned.pop(0), True
+            return self.next_group - 1, *self._returned.pop(0), True
         total = sum(self.weights.values())
         for name, weight in self.weights.items():
             self.credits[name] += weight / total
         domain = max((name for name, weight in self.weights.items() if weight), key=lambda name: self.credits[name])
         self.credits[domain] -= 1.0
         self.cursors[domain] += 1
-        return (domain, self.cursors[domain] - 1), False
+        return self.next_group - 1, domain, self.cursors[domain] - 1, False
 
     def give_back(self, groups: Sequence[int]) -> None:
-        """Put the problems of these groups of this step in front, to be drawn again under new numbers."""
+        """Put the problems of these groups in front, to be drawn again under new numbers."""
         self._returned += [self._places[group] for group in groups]
+
+    def settle(self, groups: Sequence[int]) -> None:
+        """These groups are done with: what was drawn and is not settled is drawn again after a restart."""
+        for group in groups:
+            del self._places[group]
+
+    def draw_again(self) -> None:
+        """Draw the groups that are not settled once more, under their own numbers."""
+        self._again = self._unsettled()
+        self._places = {}
+
+    def _unsettled(self) -> list[tuple[int, str, int]]:
+        return [(group, *place) for group, place in sorted(self._places.items())] + self._again
 
     def record(self, groups: Sequence[Group]) -> None:
         """Tell the pools how this step's problems went."""
@@ -145,7 +161,11 @@ class DataSource:
 
     def save(self, folder: Path) -> None:
         state = {name: getattr(self, name) for name in ("cursors", "credits", "next_group", "counts")}
-        state |= {"returned": self._returned, "pools": self.pools.state(self.step) if self.pools is not None else None}
+        state |= {
+            "returned": self._returned,
+            "again": self._unsettled(),
+            "pools": self.pools.state(self.step) if self.pools is not None else None,
+        }
         storage.write_bytes(folder / "data.json", json.dumps(state).encode())
 
     def load(self, folder: Path, step: int) -> None:
@@ -156,6 +176,7 @@ class DataSource:
             self.cursors[name], self.credits[name] = state["cursors"][name], state["credits"][name]
         self.next_group = state["next_group"]
         self.counts, self._returned = Counter(state["counts"]), [(d, place) for d, place in state["returned"] if d in self.tasks]
+        self._places, self._again = {}, [(group, d, place) for group, d, place in state["again"] if d in self.tasks]
         if self.pools is not None and state["pools"] is not None:
             self.pools.restore(state["pools"], step)
 

@@ -7,6 +7,7 @@
     ├── RewardError       a verifier could not be started or broke its contract
     │   └── SandboxError  programs cannot be run safely here
     ├── EngineError       generation could not go on
+    │   └── WorkerLost    a process of the cluster died or is stuck; another can take its place
     ├── LearnerError      an update could not go on (a non-finite loss, say)
     └── CheckpointError   a run folder or a checkpoint in it cannot be used
         └── StorageError  a file could not be written (disk full, read-only)
@@ -26,6 +27,7 @@ __all__ = [
     "SandboxError",
     "StorageError",
     "TaskError",
+    "WorkerLost",
     "printable",
 ]
 
@@ -56,6 +58,10 @@ class SandboxError(RewardError):
 
 class EngineError(LongthinkError):
     """Generation could not go on."""
+
+
+class WorkerLost(EngineError):
+    """A process of the cluster died or is stuck."""
 
 
 class LearnerError(LongthinkError):

@@ -54,7 +54,8 @@ def resolve(recipe: Recipe) -> Recipe:
     if cuda and not torch.cuda.is_available():
         raise RecipeError(f"model.device is {model.device!r}, but torch sees no GPU; set model.device = 'cpu'")
     cores = usable_cores()
-    learners = cluster.learners or (1 if cuda else min(cores, recipe.rollout.prompts))
+    alone = cuda or (cluster.samplers and not cluster.shard)
+    learners = cluster.learners or (1 if alone else min(cores, recipe.rollout.prompts))
     dtype = model.dtype
     if dtype == "auto":
         dtype = "bfloat16" if cuda or fast_bf16() else "float32"

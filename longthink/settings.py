@@ -29,14 +29,14 @@ class Settings:
         return recipe.stage[self.stage] if recipe.stage else None
 
 
-def fold(recipe: Recipe, events: Iterable[Mapping[str, Any]], rows: Rows = ()) -> Settings:
-    """What the events made of the recipe, for the step after the last of `rows` (the run's metrics so far).
+def fold(recipe: Recipe, events: Iterable[Mapping[str, Any]], rows: Rows = (), ahead: int = 0) -> Settings:
+    """What the events made of the recipe, for the step after the last of `rows` (the run's metrics so far), or `ahead` later.
 
     A stage inherits what it does not name; what a rule has set stays set in later stages. A cycle's own clock stands at 0 in
     the first step of the stage that names it, and of the run for `rollout.cycle`.
     """
     events, stage, begun, began = list(events), 0, 0, 0
-    step = int(rows[-1]["step"]) + 1 if rows else 1
+    step = (int(rows[-1]["step"]) + 1 if rows else 1) + ahead
     for event in events:
         if "stage" in event["action"]:
             stage, begun = int(event["action"]["stage"]), int(event["step"])

@@ -9,7 +9,7 @@ import numpy as np
 from longthink.collect import Scored
 from longthink.types import Group, Rollout, Status
 
-__all__ = ["summarize"]
+__all__ = ["staleness", "summarize"]
 
 
 def summarize(scored: Sequence[Scored], groups: Sequence[Group], generated_before: int, cap: int = 0) -> dict[str, Any]:
@@ -51,6 +51,31 @@ def summarize(scored: Sequence[Scored], groups: Sequence[Group], generated_befor
         }
     row["verdict/unscored_share"] = float(np.mean([v.score is None for _, v in scored]))
     return row | {f"verdict/{status}_share": statuses[status] / len(scored) for status in get_args(Status)}
+
+
+def staleness(scored: Sequence[Scored], version: int, sampled: Counter[int], collected: Counter[int]) -> dict[str, float]:
+    """How old the tokens of a step are that trains the policy of this version, and whether lengths were lost on the way.
+
+    `sampled` and `collected` count rollouts by their length, as they ended and as training got them: the largest difference
+    between the two cumulative distributions (Kolmogorov-Smirnov) is 0 where nothing was left out, and grows where long
+    rollouts are.
+
+    >>> staleness([], 3, Counter({4: 2, 9: 2}), Counter({4: 2, 9: 1}))["async/length_gap"]
+    0.16666666666666663
+    """
+    ages = [(version - s.policy_version, len(s.token_ids)) for r, _ in scored for s in r.segments if s.source == "policy"]
+    tokens = max(sum(count for _, count in ages), 1)
+    gap, shares = 0.0, [0.0, 0.0]
+    for length in sorted(sampled.keys() | collected.keys()):
+        for i, counts in enumerate((sampled, collected)):
+            shares[i] += counts[length] / max(counts.total(), 1)
+        gap = max(gap, abs(shares[0] - shares[1]))
+    return {
+        "async/staleness/mean": sum(age * count for age, count in ages) / tokens,
+        "async/staleness/max": max((age for age, _ in ages), default=0),
+        "async/mixed_share": sum(len({s.policy_version for s in r.segments}) > 1 for r, _ in scored) / max(len(scored), 1),
+        "async/length_gap": gap,
+    }
 
 
 def scores(group: Group) -> list[float]:

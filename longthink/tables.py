@@ -60,6 +60,14 @@ class ClusterSettings(Table):
         2, ge=0, description="how often samplers are given weights again that did not arrive, before the run stops"
     )
     shard: bool = Field(False, description="FSDP2: weights, gradients and optimizer cut over the ranks; else each holds all")
+    place: Literal["local", "ray"] = Field("local", description="processes of this machine, or actors that Ray places")
+    spread: Literal["pack", "spread", "strict_pack", "strict_spread"] = Field(
+        "pack", description="over the machines Ray has: on few, or on as many as there are; strict ones fail instead"
+    )
+    restarts: int = Field(
+        3, ge=0, description="how often a lost or stuck process is replaced without progress before the run stops"
+    )
+    patience_s: float = Field(1800.0, gt=0, description="a process that owes an answer for so long is stuck")
 
 
 class CycleSettings(Table):
@@ -110,6 +118,9 @@ class RolloutSettings(Table):
     )
     truncated_reward: float = Field(-1.0, description="the whole reward of a truncated rollout when `truncated` is penalize")
     graded_tokens: int = Field(0, ge=0, description="the verifier sees so many tokens of a response; 0 for all")
+    staleness: int = Field(
+        0, ge=0, description="steps whose rollouts may be sampled while earlier ones are trained on; 0: one after the other"
+    )
     unscored: Literal["exclude", "zero"] = Field("exclude", description="a rollout our own part failed to score")
 
     @property

@@ -10,10 +10,10 @@ from typing import Any
 
 from longthink import checkpoint, storage
 from longthink.advantage import advantages
-from longthink.clusters.local import LocalCluster
-from longthink.collect import Grading, collect, rollout_rows
+from longthink.clusters.cluster import Cluster
+from longthink.collect import Collector, Grading, Scored, rollout_rows
 from longthink.data import DataSource, load_domains
-from longthink.errors import LearnerError
+from longthink.errors import EngineError, LearnerError, WorkerLost
 from longthink.evaluate import Evaluation
 from longthink.fit import prompt_limits, refuse_misfit
 from longthink.folder import ModelFolder
@@ -31,7 +31,7 @@ from longthink.settings import Settings, fold
 from longthink.shape import Parts, pin_files
 from longthink.stages import Triggers, changes_nothing, decision
 from longthink.start import SAMPLES, begin_where
-from longthink.summarize import summarize
+from longthink.summarize import staleness, summarize
 from longthink.telling import action_in_words, evidence_in_words
 from longthink.tensorboard import TensorBoard
 from longthink.trial import tried_files
@@ -50,9 +50,21 @@ def train(recipe: Recipe, folder: Path, *, resume: bool = False, parent: "Parent
     Raises: a LongthinkError before any work where possible; what was written stays usable.
     """
     recipe = pin_files(resolve(recipe) if not resume else recipe)
-    with Training(recipe, folder, resume=resume, parent=parent) as training:
-        training.loop()
-        return training.run
+    lost: list[WorkerLost] = []  # since the newest checkpoint
+    saved = -1
+    while True:
+        again = resume or (bool(lost) and (folder / "recipe.toml").exists())
+        try:
+            with Training(recipe, folder, resume=again, parent=parent) as training:
+                for why in lost[-1:]:
+                    training.progress.note(f"{why}; the run goes on from step {max(training.run.step, 0)}")
+                training.loop()
+                return training.run
+        except WorkerLost as why:
+            newest = max(checkpoint.steps(folder), default=-1)
+            lost, saved = [*(lost if newest == saved else []), why], newest
+            if len(lost) > recipe.cluster.restarts:
+                raise EngineError(f"{why}; {len(lost)} such losses since the last checkpoint. Go on with --resume") from None
 
 
 class Parent:
@@ -106,11 +118,12 @@ class Training:
             Run.refuse_existing(folder)
         self.progress = Progress(recipe.name, recipe.budget.max_steps, every=max(1, recipe.budget.max_steps // 50))
         try:
-            self.cluster = LocalCluster(recipe)
+            self.cluster = Cluster(recipe, self.progress.note)
             self._stack.callback(self.cluster.close)
             self.pool = self._stack.enter_context(open_pool(recipe, next(iter(rewards.values())), self.progress.note))
             if not resume:
                 self.run = Run.create(folder, recipe, parent.lineage() if parent else {})
+            self.collector = Collector(self.cluster, self.data, self.pool, recipe.seed)
             self.validator = Validator(self.run, self.cluster, self.pool, self.tokenizer, own, sets, self.limits, self.progress)
             self._restore(resume, parent)
             self.board = TensorBoard(folder, self.run.step) if recipe.tensorboard else None
@@ -145,7 +158,7 @@ class Training:
             self.cluster.load(parent.folder, optimizer=parent.optimizer)
             if parent.data:
                 self.data.load(parent.folder, 0)
-        if self.cluster.learner.reference is None:  # a parent's optimizer comes with its reference
+        if not self.cluster.has_reference():  # a parent's optimizer comes with its reference
             self._replace_reference(hard=False)
         self.cluster.sync(0)
         self.run.step = -1
@@ -173,46 +186,49 @@ class Training:
 
     def train_step(self, step: int, settings: Settings) -> dict[str, Any]:
         """One step: collect groups, give every token an advantage, update the weights."""
-        run, now, loss, temperature = self.run, settings.recipe, settings.loss, settings.rollout.temperature
+        run, now, loss = self.run, settings.recipe, settings.loss
         with Clock(self.progress, "rollouts") as sampled:
-            journal, seed = run.journal(step), self.recipe.seed
-            room = min(self.limits.max_prompt_tokens, prompt_limits(now, self.config).max_prompt_tokens)
-            self.data.begin(step, {d.name: d.weight for d in now.domains}, room)
-            scored, groups, chosen, selected = collect(
-                self.cluster,
-                self.data,
-                self.pool,
-                settings.rollout,
-                grading=replace(self.grading, parts=Parts(now.shape)),
-                selection=now.selection,
-                seed=seed,
-                journal=journal,
-                progress=self.progress.rollouts,
-            )
+            last = min(step + settings.rollout.staleness, self.recipe.budget.max_steps)
+            for ahead in range(step, max(step, last) + 1):
+                self._admit(ahead, settings if ahead == step else fold(self.recipe, run.events, run.rows, ahead - step))
+            asked, scored, groups, chosen, selected = self.collector.collect(step, self.progress.rollouts)
             probed: dict[str, float] = {}
             if self.second is not None and step % self.recipe.probe.every == 0:
-                share = self.recipe.probe.share
-                scored, probed = probe(self.pool, scored, self.second, share, seed=seed, step=step, journal=journal)
+                share, journal = self.recipe.probe.share, run.journal(step)
+                scored, probed = probe(self.pool, scored, self.second, share, seed=self.recipe.seed, step=step, journal=journal)
             run.write_rollouts(step, rollout_rows(scored, step, chosen))
         with Clock(self.progress, "update") as updated:
             row = (
-                summarize(scored, groups, run.generated_tokens, settings.rollout.graded_tokens)
+                {"window": asked.window}
+                | summarize(scored, groups, run.generated_tokens, asked.graded_tokens)
+                | (self._staleness(scored) if asked.staleness else {})
                 | self.data.metrics()
                 | selected
                 | probed
             )
             if chosen:
                 batch = Batch.of(chosen)
-                batch = self.cluster.logprobs(batch, loss, temperature, now.learner)
-                kl = row["loss/kl/coefficient"] = self.cluster.learner.kl_weight(loss)
+                batch = self.cluster.logprobs(batch, loss, asked.temperature, now.learner)
+                kl = row["loss/kl/coefficient"] = self.cluster.kl_weight(loss)
                 batch = advantages(batch, now.advantage, loss, kl)
-                row |= self.cluster.update(batch, loss, temperature, now.learner).means()
+                row |= self.cluster.update(batch, loss, asked.temperature, now.learner).means()
                 row["policy/entropy/coefficient"] = loss.entropy
             run.policy_version += 1
             self.cluster.sync(run.policy_version)
             if now.cluster.samplers:
                 row |= {"sync/gap": self.cluster.gap, "sync/resyncs": self.cluster.resyncs}
         return row | {"time/rollout_s": sampled.seconds, "time/update_s": updated.seconds}
+
+    def _staleness(self, scored: list[Scored]) -> dict[str, float]:
+        return staleness(scored, self.run.policy_version, self.collector.sampled, self.collector.collected)
+
+    def _admit(self, step: int, settings: Settings) -> None:
+        """Ask for the rollouts of a step, unless that was done."""
+        now = settings.recipe
+        room = min(self.limits.max_prompt_tokens, prompt_limits(now, self.config).max_prompt_tokens)
+        self.data.begin(step, {d.name: d.weight for d in now.domains}, room)
+        grading, journal = replace(self.grading, parts=Parts(now.shape)), self.run.journal(step)
+        self.collector.admit(step, settings.rollout, grading=grading, selection=now.selection, journal=journal)
 
     def _begin(self) -> None:
         """Validate the untouched model and write the checkpoint every later one descends from."""
@@ -284,10 +300,12 @@ class Training:
             source = checkpoint.checkpoint_path(self.run.folder, origin)
             checkpoint.verify(source)
             self.cluster.load(source, optimizer=not hard)
+            self.cluster.forget()  # rollouts of the weights that are left
+            self.collector.drop()
         if hard or (stage is not None and stage.reset == "reference"):
             self._replace_reference(hard=hard)
         now = fold(self.recipe, self.run.events, self.run.rows).recipe
-        if now.loss.kl and self.cluster.learner.reference is None:
+        if now.loss.kl and not self.cluster.has_reference():
             self.cluster.freeze_reference()
         if action.get("do") == "pause":
             self.progress.stop_requested = True

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from longthink import checkpoint
-from longthink.clusters.local import LocalCluster
+from longthink.clusters.cluster import Cluster
 from longthink.collect import Grading, Journal, rollout_rows
 from longthink.evaluate import Evaluation, evaluate
 from longthink.folder import Tokenizer
@@ -74,7 +74,7 @@ class Validator:
     def __init__(
         self,
         run: Run,
-        cluster: LocalCluster,
+        cluster: Cluster,
         pool: Grader,
         tokenizer: Tokenizer,
         own: Source,
@@ -100,8 +100,7 @@ class Validator:
     ) -> Evaluation:
         """Evaluate the current weights with this run's engine, task and verifier, or those of `source`."""
         tasks, grading = source or self.own
-        self.cluster.evaluating = True
-        try:
+        with self.cluster.evaluation():
             return evaluate(
                 self.cluster,
                 self.pool,
@@ -118,8 +117,6 @@ class Validator:
                 journal=journal or {},
                 progress=self.progress.rollouts,
             )
-        finally:
-            self.cluster.evaluating = False
 
     def validate(self, step: int, settings: ValidationSettings, window: int) -> dict[str, Any]:
         """The validation metrics of a step whose training window is `window`; its rollouts are journalled."""
@@ -168,15 +165,16 @@ class Validator:
         held.mkdir()
         self.cluster.save(held)
         seed = derive_seed(run.recipe.seed, "finalists", run.step)
-        for row in rows:
-            step = int(row["step"])
-            self.cluster.load(held if step == run.step else checkpoint.checkpoint_path(run.folder, step), optimizer=False)
+        with self.cluster.evaluation():  # rollouts of training wait for their own weights
+            for row in rows:
+                step = int(row["step"])
+                self.cluster.load(held if step == run.step else checkpoint.checkpoint_path(run.folder, step), optimizer=False)
+                self.cluster.sync(run.policy_version)
+                again = blend([(made, self._score(made, settings, window, seed=seed)) for made in settings.blend])
+                fresh = {key: again[f"validation/{key}"] for key in ("accuracy", "low", "high")}
+                found.append({"step": step, "chosen_by": float(row["validation/accuracy"]), **fresh})
+            self.cluster.load(held, optimizer=True)
             self.cluster.sync(run.policy_version)
-            again = blend([(made, self._score(made, settings, window, seed=seed)) for made in settings.blend])
-            fresh = {key: again[f"validation/{key}"] for key in ("accuracy", "low", "high")}
-            found.append({"step": step, "chosen_by": float(row["validation/accuracy"]), **fresh})
-        self.cluster.load(held, optimizer=True)
-        self.cluster.sync(run.policy_version)
         shutil.rmtree(held)
         first, best = found[0], max(found, key=lambda f: (f["accuracy"], f["step"]))
         alike = rows[0].get("validation/key") == settings.key(window)

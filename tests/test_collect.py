@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from longthink.collect import Grading, collect, rollout_rows, sample_and_score, timed_verdicts
+from longthink.collect import Collector, Grading, rollout_rows, sample_and_score, timed_verdicts
 from longthink.data import DataSource
 from longthink.rewards.countdown import Countdown
 from longthink.run import Run
@@ -161,18 +161,10 @@ def collected(mixed, *, data=None, prompts=4, **selection):
     engine = Ends()
     data = data or DataSource({"": (Places(), 1.0)}, Ids(), RolloutSettings())
     data.begin(1)
-    found = collect(
-        engine,
-        data,
-        Every(mixed),
-        RolloutSettings(prompts=prompts, group_size=2),
-        grading=Grading({"": Countdown()}),
-        selection=SelectionSettings(**selection),
-        seed=0,
-        journal={},
-        progress=lambda done, total: None,
-    )
-    return found, engine.asked, data
+    collector = Collector(engine, data, Every(mixed), seed=0)
+    chosen, grading = SelectionSettings(**selection), Grading({"": Countdown()})
+    collector.admit(1, RolloutSettings(prompts=prompts, group_size=2), grading=grading, selection=chosen, journal={})
+    return collector.collect(1, lambda done, total: None), engine.asked, data
 
 
 def places(groups):

@@ -182,6 +182,7 @@ def test_a_saved_source_goes_on_where_it_was(tmp_path):
     one.give_back([drawn[0][0]])
     groups = [scored_group((1.0, 5), (float(i % 2), 5)) for i in range(5)]
     one.record([type(g)(p, g.rollouts, g.verdicts, g.rewards) for g, (_, p, _) in zip(groups, drawn, strict=True)])
+    one.settle([group for group, _, _ in drawn])
     one.save(tmp_path)
     other = made()
     other.load(tmp_path, 1)
@@ -190,6 +191,27 @@ def test_a_saved_source_goes_on_where_it_was(tmp_path):
         other.begin(step)
         assert [(g, p.id) for g, p, _ in one.draw(20)] == [(g, p.id) for g, p, _ in other.draw(20)]
         assert one.metrics() == other.metrics()
+
+
+def test_what_was_not_settled_is_drawn_again_under_its_own_numbers(tmp_path):
+    one = source(0.6, 0.4)
+    one.begin(1)
+    first, ahead = one.draw(4), one.draw(6)
+    one.settle([group for group, _, _ in first])
+    one.save(tmp_path)
+    other = source(0.6, 0.4)
+    other.load(tmp_path, 1)
+    told = [(g, p.id) for g, p, _ in ahead]
+    assert [(g, p.id) for g, p, _ in other.draw(2)] == told[:2]
+    other.save(tmp_path)  # killed again, in the middle of it
+    third = source(0.6, 0.4)
+    third.load(tmp_path, 1)
+    assert [(g, p.id) for g, p, _ in third.draw(6)] == told
+    one.draw_again()
+    assert [(g, p.id) for g, p, _ in one.draw(6)] == told
+    following = [(g, p.id) for g, p, _ in one.draw(5)]
+    assert [g for g, _ in following] == [10, 11, 12, 13, 14]
+    assert following == [(g, p.id) for g, p, _ in third.draw(5)]
 
 
 DOMAIN = {"task": {"kind": "countdown"}, "reward": {"kind": "countdown"}}

@@ -1,41 +1,47 @@
 """What runs in the processes of a cluster: learner ranks, samplers, and how they answer calls."""
 
 import ctypes
+import faulthandler
 import os
+import platform
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from longthink.canary import digest, probe_request
+from longthink.clusters.weights import Weights
 from longthink.engines.base import Engine
 from longthink.engines.embedded import EmbeddedEngine
 from longthink.engines.teacher import TeacherEngine
 from longthink.errors import LongthinkError
 from longthink.folder import ModelFolder
-from longthink.learners.local import LocalLearner, whole
+from longthink.learners.local import LocalLearner
 from longthink.machine import keep_memory
 from longthink.metrics import Sums
-from longthink.model import Decoder, ModelConfig
+from longthink.model import Decoder
 from longthink.part import load_part
 from longthink.recipe import Recipe
 from longthink.tables import LearnerSettings, LossSettings
 from longthink.tasks.base import Task
-from longthink.types import Batch, Floats, Group, Ints, Rollout, Verdict
+from longthink.types import Batch, Floats, Group, Ints, Request, Rollout, RolloutId, Verdict
 
 if TYPE_CHECKING:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-__all__ = ["Rank", "Sampler", "SharedSum", "Weights", "find_store", "parameters_of", "scored_rows", "serve", "wide"]
+__all__ = ["Make", "Rank", "RemoteSampler", "Sampler", "SharedSum", "Worker", "find_store", "scored_rows", "serve"]
 
 PR_SET_PDEATHSIG = 1
+Make = Callable[[Callable[[], None]], "Rank | RemoteSampler"]  # given a way to meet the other ranks
 
 
 def scored_rows(batch: Batch, rank: int, world: int) -> Ints:
@@ -67,11 +73,91 @@ class SharedSum:
             start += t.numel()
 
 
+class Sampler:
+    """The engines of a process, and what they have to do: rollouts of training, set aside while others are evaluated."""
+
+    def __init__(self, recipe: Recipe, folder: ModelFolder, device: str) -> None:
+        self.dtype = getattr(torch, recipe.model.dtype)
+        self._engines = _engines(recipe, folder, self.dtype, device)
+        self._inside: dict[RolloutId, Request] = {}
+        self._aside: dict[bool, list[Request]] = {False: [], True: []}
+        self._evaluating = False
+
+    def sample(self, evaluating: bool, requests: Sequence[Request], passes: int) -> list[Rollout]:
+        """Take these requests in, and go on for at most so many passes; the rollouts that ended."""
+        if evaluating != self._evaluating:
+            self._set_aside()
+            self._evaluating = evaluating
+        engine, ended = self._engines[not evaluating], []
+        for request in (*self._aside[evaluating], *requests):
+            engine.submit(request)
+            self._inside[request.id] = request
+        self._aside[evaluating] = []
+        for _ in range(passes):
+            if not self._inside:
+                break
+            for rollout in engine.advance():
+                del self._inside[rollout.id]
+                ended.append(rollout)
+        return ended
+
+    def forget(self) -> None:
+        """Drop the rollouts of training."""
+        self._set_aside()
+        self._aside[False] = []
+
+    def use(self, decoder: Decoder, version: int) -> None:
+        """Sample from these weights from now on; what runs goes on with them where it is."""
+        self._set_aside()
+        self._engines[0].load(decoder, version)
+
+    def probe(self, vocabulary: int) -> Rollout:
+        """The answer to the canary's probe."""
+        self._set_aside()
+        self._engines[0].submit(probe_request(vocabulary))
+        (rollout,) = self._engines[0].finished()
+        return rollout
+
+    def _set_aside(self) -> None:
+        """Take out what runs, with what it has generated."""
+        engine, aside = self._engines[not self._evaluating], self._aside[self._evaluating]
+        for id, request in self._inside.items():
+            aside.append(replace(request, segments=engine.abort(id).segments))
+        self._inside = {}
+
+
+class RemoteSampler(Sampler):
+    """A sampler in a process of its own, with weights that the learner hands over."""
+
+    def __init__(self, recipe: Recipe, weights: Weights, number: int) -> None:
+        if recipe.model.device == "cpu":
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # vLLM takes a GPU where it sees one
+        elif (count := torch.cuda.device_count()) > 1:  # the learner ranks have the first ones
+            os.environ["CUDA_VISIBLE_DEVICES"] = str((recipe.cluster.learners + number) % count)
+        torch.set_num_threads(recipe.cluster.threads)
+        keep_memory()
+        super().__init__(recipe, ModelFolder(recipe.model.path), recipe.model.device)
+        self.weights = weights
+
+    def load(self, version: int, posted: Any) -> None:
+        """Fetch the weights that the learner has put there."""
+        self.weights.fetch(posted)
+        self.use(self.weights.decoder(self.dtype), version)
+        self.version = version
+
+    def arrived(self) -> tuple[int, dict[str, int]]:
+        """The version it samples from, and the digests of the weights it fetched."""
+        return self.version, digest(self.weights.views())
+
+    def cpu_seconds(self) -> float:
+        return time.process_time()
+
+
 class Rank:
     """A learner and the calls a step makes on it; without samplers in processes of their own it samples too."""
 
     def __init__(
-        self, recipe: Recipe, rank: int, reduce: SharedSum | None, store: "TCPStore | None", weights: "Weights | None"
+        self, recipe: Recipe, rank: int, reduce: SharedSum | None, store: "TCPStore | None", weights: Weights | None
     ) -> None:
         torch.set_num_threads(recipe.cluster.threads)
         keep_memory()
@@ -84,7 +170,7 @@ class Rank:
         if store is not None:
             from longthink.learners.sharded import join
 
-            mesh = join(rank, recipe.cluster.learners, device, store)
+            mesh = join(rank, recipe.cluster.learners, device, store, recipe.cluster.patience_s)
         self.learner = LocalLearner(
             folder.decoder(),
             recipe.learner,
@@ -95,26 +181,30 @@ class Rank:
             reduce=reduce,
             mesh=mesh,
         )
-        self.weights, self._engines = weights, _engines(recipe, folder, dtype, device) if weights is None else None
-        self.digests: dict[str, int] = {}  # of the weights that were put there last
+        self.weights, self.sampler = weights, Sampler(recipe, folder, device) if weights is None else None
         if weights is None:
             self.sync(0)
 
-    def sync(self, version: int) -> None:
-        """Make the sampler use the learner's weights, under this version number, or put them where samplers fetch them."""
+    def sync(self, version: int) -> tuple[dict[str, int], Any]:
+        """Make the sampler here use the learner's weights, under this version number, or post them to samplers elsewhere.
+
+        The digests of what was posted, and what tells samplers where; rank 0 has them.
+        """
+        decoder = self.learner.decoder
         if self.weights is not None:
-            self.digests = self.weights.put(self.learner.decoder, write=self.learner.rank == 0)
-        elif self.learner.mesh is not None:
+            first = self.learner.rank == 0
+            return self.weights.put(decoder, write=first), self.weights.post() if first else None
+        assert self.sampler is not None
+        if self.learner.mesh is not None:
             from longthink.learners.sharded import gathered
 
-            self.engine(True).load(gathered(self.learner.decoder), version)
-        else:
-            self.engine(True).load(self.learner.decoder, version)
+            decoder = gathered(decoder)
+        self.sampler.use(decoder, version)
+        return {}, None
 
-    def engine(self, evaluating: bool) -> Engine:
-        """The sampler for evaluation; for training what the recipe names."""
-        assert self._engines is not None
-        return self._engines[not evaluating]
+    def sample(self, evaluating: bool, requests: Sequence[Request], passes: int) -> list[Rollout]:
+        assert self.sampler is not None
+        return self.sampler.sample(evaluating, requests, passes)
 
     def update(self, batch: Batch, loss: LossSettings, temperature: float, settings: LearnerSettings) -> Sums:
         return self.learner.update(batch, loss, temperature, settings).settle()
@@ -142,98 +232,17 @@ class Rank:
     def cpu_seconds(self) -> float:
         return time.process_time()
 
+    def kl_weight(self, loss: LossSettings) -> float:
+        return self.learner.kl_weight(loss)
+
+    def has_reference(self) -> bool:
+        return self.learner.reference is not None
+
     def freeze_reference(self) -> None:
         self.learner.freeze_reference()
 
     def reset_optimizer(self) -> None:
         self.learner.reset_optimizer()
-
-
-class Sampler:
-    """An engine in a process of its own, with weights from memory it shares with the learner."""
-
-    def __init__(self, recipe: Recipe, weights: "Weights", number: int) -> None:
-        if recipe.model.device == "cpu":
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # vLLM takes a GPU where it sees one
-        elif count := torch.cuda.device_count():  # the learner ranks have the first ones
-            os.environ["CUDA_VISIBLE_DEVICES"] = str((recipe.cluster.learners + number) % count)
-        torch.set_num_threads(recipe.cluster.threads)
-        keep_memory()
-        self.dtype, self.weights = getattr(torch, recipe.model.dtype), weights
-        self._engines = _engines(recipe, ModelFolder(recipe.model.path), self.dtype, recipe.model.device)
-
-    def load(self, version: int) -> None:
-        """Fetch the weights that the learner has put there."""
-        self._engines[0].load(self.weights.decoder(self.dtype), version)
-        self.version = version
-
-    def arrived(self) -> tuple[int, dict[str, int]]:
-        """The version it samples from, and the digests of the weights it fetched."""
-        return self.version, digest(self.weights.views())
-
-    def probe(self) -> Rollout:
-        """Its answer to the canary's probe."""
-        engine = self._engines[0]
-        engine.submit(probe_request(self.weights.config.vocab_size))
-        (rollout,) = engine.finished()
-        return rollout
-
-    def engine(self, evaluating: bool) -> Engine:
-        """The sampler for evaluation; for training what the recipe names."""
-        return self._engines[not evaluating]
-
-    def cpu_seconds(self) -> float:
-        return time.process_time()
-
-
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of master weights where matrices are multiplied in this one."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-class Weights:
-    """Room for a model's weights in memory that processes share, as wide as the learner's."""
-
-    def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
-        self.config, self.shapes = config, [(name, p.shape) for name, p in _empty(config).named_parameters()]
-        self.flat = torch.zeros(parameters_of(config), dtype=wide(dtype)).share_memory_()
-
-    def views(self) -> Iterator[tuple[str, Tensor]]:
-        """Each parameter's name, and its place."""
-        start = 0
-        for name, shape in self.shapes:
-            yield name, self.flat[start : start + shape.numel()].view(shape)
-            start += shape.numel()
-
-    @torch.no_grad()
-    def put(self, decoder: Decoder, *, write: bool) -> dict[str, int]:
-        """Copy a decoder's weights here; of a sharded one every rank must ask, and one of them writes and gives digests."""
-        found: dict[str, int] = {}
-        for (name, place), p in zip(self.views(), decoder.parameters(), strict=True):
-            one = whole(p.detach())
-            if write:
-                found |= digest([(name, one)])
-                place.copy_(one)
-        return found
-
-    def decoder(self, dtype: torch.dtype) -> Decoder:
-        """A decoder whose parameters lie here."""
-        decoder = _empty(self.config)
-        for name, place in self.views():
-            module, _, leaf = name.rpartition(".")
-            setattr(decoder.get_submodule(module), leaf, nn.Parameter(place, requires_grad=False))
-        decoder.compute_dtype = dtype
-        return decoder
-
-
-def parameters_of(config: ModelConfig) -> int:
-    """How many numbers a model's weights are."""
-    return sum(p.numel() for p in _empty(config).parameters())
-
-
-def _empty(config: ModelConfig) -> Decoder:
-    with torch.device("meta"):
-        return Decoder(config)
 
 
 def _engines(recipe: Recipe, folder: ModelFolder, dtype: torch.dtype, device: str) -> tuple[Engine, Engine]:
@@ -252,57 +261,53 @@ def _engines(recipe: Recipe, folder: ModelFolder, dtype: torch.dtype, device: st
     return sampler, TeacherEngine({d.name: load_part(Task, d.task) for d in recipe.domains}, folder.tokenizer)
 
 
-def serve(connection: Connection, make: Callable[[Callable[[], None]], "Rank | Sampler"]) -> None:
-    """A process's life: answer calls on what `make` gives until the caller goes away; `make` gets a way to meet the others."""
+def serve(connection: Connection, make: Make, patience_s: float) -> None:
+    """A process's life: answer calls on what `make` gives until the caller goes away."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    me: list[Any] = []
 
     def meet() -> None:
         connection.send(("here", None))
         connection.recv()
 
-    def answer(name: str, args: tuple[Any, ...]) -> Any:
-        if name == "start":
-            me.append(make(meet))
-            return None
-        if name != "sample":
-            return getattr(me[0], name)(*args)
-        evaluating, requests = args
-        engine = me[0].engine(evaluating)
-        for request in requests:
-            engine.submit(request)
-        for rollout in engine.finished():
-            connection.send(("rollout", rollout))
-        return None
-
+    worker = Worker(partial(make, meet), patience_s)
     while True:
         try:
-            name, args = connection.recv()
-            try:
-                connection.send(("done", answer(name, args)))
-            except LongthinkError as e:
-                connection.send(("refused", e))
-                _break_off()
-            except (EOFError, BrokenPipeError, ConnectionResetError):
-                raise
-            except Exception:  # the boundary of a process: the caller gets the whole story
-                connection.send(("failed", traceback.format_exc()))
-                _break_off()
+            kind, value = worker.answer(*connection.recv())
+            connection.send((kind, value))
+            if kind != "done" and torch.distributed.is_initialized():
+                os._exit(1)  # the other ranks of the group would wait for it
         except (EOFError, BrokenPipeError, ConnectionResetError):
             return
 
 
-def _break_off() -> None:
-    """A rank of a process group that has failed goes once its answer is sent: the others would wait for it otherwise."""
-    if torch.distributed.is_initialized():
-        os._exit(1)
+class Worker:
+    """What a process is there for, made by the first call, `start`. A call longer than `patience_s` shows where it stands."""
+
+    def __init__(self, make: Callable[[], "Rank | RemoteSampler"], patience_s: float) -> None:
+        self._make, self._patience_s = make, patience_s
+        self._me: Rank | RemoteSampler | None = None
+
+    def answer(self, name: str, args: tuple[Any, ...]) -> tuple[str, Any]:
+        """What a call gives: done with a value, refused with an error of ours, or failed with a traceback."""
+        faulthandler.dump_traceback_later(self._patience_s)
+        try:
+            if name == "start":
+                self._me = self._make()
+                return "done", (platform.node(), os.getpid())
+            return "done", getattr(self._me, name)(*args)
+        except LongthinkError as e:
+            return "refused", e
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            raise
+        except Exception:  # the boundary of a process: the caller gets the whole story
+            return "failed", traceback.format_exc()
+        finally:
+            faulthandler.cancel_dump_traceback_later()
 
 
-def find_store(recipe: Recipe, port: int = 0) -> "TCPStore | None":
-    """Where sharded ranks find each other: rank 0 opens it on any free port, the others ask there."""
-    if not recipe.cluster.shard:
-        return None
+def find_store(address: str, world: int, port: int = 0) -> "TCPStore":
+    """Where sharded ranks find each other: one opens it on any free port of its address, the others ask there."""
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-    return TCPStore("127.0.0.1", port, recipe.cluster.learners, not port, wait_for_workers=False)
+    return TCPStore(address, port, world, not port, wait_for_workers=False)

@@ -28,6 +28,10 @@ class Stream(Protocol):
 class Engine(Stream, Protocol):
     """A stream that samples from weights it is given."""
 
+    def advance(self) -> list[Rollout]:
+        """One pass of the model: a token for each rollout that runs. Those that ended by it."""
+        ...
+
     def load(self, decoder: Decoder, version: int) -> None:
         """Sample from these weights from now on."""
         ...

@@ -84,14 +84,26 @@ class EmbeddedEngine:
     @torch.inference_mode()
     def finished(self) -> Iterator[Rollout]:
         while self._waiting or any(self._rows) or self._done:
-            if not self._done:
-                free = self._most - sum(r is not None for r in self._rows)
-                if self._waiting and free >= min(max(1, int(self._most * ADMIT_AT)), len(self._waiting)):
-                    self._admit()
-                self._done = {rollout.id: rollout for rollout in self._step()}
+            self._pass()
             while self._done:
                 yield self._done.pop(next(iter(self._done)))
             self._compact()
+
+    @torch.inference_mode()
+    def advance(self) -> list[Rollout]:
+        self._pass()
+        ended, self._done = list(self._done.values()), {}
+        self._compact()
+        return ended
+
+    def _pass(self) -> None:
+        """A token for each row, waiting requests let in first, unless what ended before was not given out yet."""
+        if self._done:
+            return
+        free = self._most - sum(r is not None for r in self._rows)
+        if self._waiting and free >= min(max(1, int(self._most * ADMIT_AT)), len(self._waiting)):
+            self._admit()
+        self._done = {rollout.id: rollout for rollout in self._step()}
 
     @torch.inference_mode()
     def abort(self, id: RolloutId) -> Rollout:

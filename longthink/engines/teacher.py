@@ -36,8 +36,11 @@ class TeacherEngine:
 
     def finished(self) -> Iterator[Rollout]:
         while self._waiting:
-            request = self._waiting.pop(min(self._waiting))
-            text = self.tasks[request.problem.domain].trace(request.problem, request.id.sample)
-            ids = np.append(self.tokenizer.encode(text), self._end)
-            kept = ids[: request.max_tokens]
-            yield EmbeddedEngine.ended(request, "stop" if len(kept) == len(ids) else "length", (Segment("policy", kept),))
+            yield from self.advance()
+
+    def advance(self) -> list[Rollout]:
+        request = self._waiting.pop(min(self._waiting))
+        text = self.tasks[request.problem.domain].trace(request.problem, request.id.sample)
+        ids = np.append(self.tokenizer.encode(text), self._end)
+        kept = ids[: request.max_tokens]
+        return [EmbeddedEngine.ended(request, "stop" if len(kept) == len(ids) else "length", (Segment("policy", kept),))]

@@ -142,13 +142,22 @@ class VllmEngine:
 
     def finished(self) -> Iterator[Rollout]:
         while self._waiting or self._running or self._done:
-            for id in sorted(self._waiting):
-                self._admit(self._waiting[id])
-                del self._waiting[id]
-            if not self._done:
-                self._step()
+            self._pass()
             while self._done:
                 yield self._done.pop(min(self._done))
+
+    def advance(self) -> list[Rollout]:
+        self._pass()
+        ended, self._done = [self._done[id] for id in sorted(self._done)], {}
+        return ended
+
+    def _pass(self) -> None:
+        """A token for each rollout, waiting requests let in first, unless what ended before was not given out yet."""
+        for id in sorted(self._waiting):
+            self._admit(self._waiting[id])
+            del self._waiting[id]
+        if not self._done:
+            self._step()
 
     def abort(self, id: RolloutId) -> Rollout:
         if id in self._waiting:

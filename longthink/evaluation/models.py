@@ -46,7 +46,8 @@ class LocalModel:
     """A Hugging Face folder; `table` holds settings of model, engine and cluster, as in a recipe."""
 
     def __init__(self, path: str, table: dict[str, Any], window: int) -> None:
-        from longthink.clusters.local import LocalCluster
+        from longthink.clusters.cluster import Cluster
+        from longthink.clusters.weights import parameters_of
         from longthink.folder import ModelFolder
         from longthink.machine import resolve
         from longthink.recipe import parse_recipe
@@ -58,8 +59,8 @@ class LocalModel:
         self.where = {"model": path}
         self.facts: dict[str, Any] = {"weights": weights_hash(Path(path)), "dtype": recipe.model.dtype}
         self.workers = recipe.workers
-        self.engine = self.cluster = LocalCluster(recipe)
-        self.facts |= {"parameters": sum(p.numel() for p in self.cluster.learner.decoder.parameters())}
+        self.engine = self.cluster = Cluster(recipe)
+        self.facts |= {"parameters": parameters_of(folder.config)}
         self.cluster.evaluating = True
 
     def prompt(self, problem: Problem) -> Ints:

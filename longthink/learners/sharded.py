@@ -8,6 +8,7 @@ import pickle
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -29,10 +30,14 @@ __all__ = ["METADATA", "gathered", "join", "leave", "let_go", "load_state", "sav
 METADATA = ".metadata"  # as torch calls it
 
 
-def join(rank: int, world: int, device: str, store: TCPStore) -> DeviceMesh:
-    """This rank's place in the group of all learner ranks; `leave` ends it."""
+def join(rank: int, world: int, device: str, store: TCPStore, patience_s: float) -> DeviceMesh:
+    """This rank's place in the group of all learner ranks, who wait so long for each other; `leave` ends it."""
     torch.distributed.init_process_group(
-        "nccl" if device.startswith("cuda") else "gloo", store=store, rank=rank, world_size=world
+        "nccl" if device.startswith("cuda") else "gloo",
+        store=store,
+        rank=rank,
+        world_size=world,
+        timeout=timedelta(seconds=patience_s),
     )
     return init_device_mesh(torch.device(device).type, (world,))
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from longthink.canary import digest, misplaced, misused, probe_request
-from longthink.clusters import local
-from longthink.clusters.local import LocalCluster
+from longthink.clusters import cluster as cluster_module
+from longthink.clusters.cluster import Cluster
 from longthink.errors import EngineError
 from longthink.recipe import Recipe, parse_recipe
 from longthink.types import Rollout, Segment
@@ -58,23 +58,21 @@ def recipe(model: Path, **cluster: Any) -> Recipe:
 
 @pytest.mark.cluster
 def test_what_arrives_once_more_goes_on_and_what_never_does_stops(warm_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cluster = LocalCluster(recipe(warm_folder))
+    cluster = Cluster(recipe(warm_folder))
     try:
         assert cluster.gap < 1e-4 and cluster.resyncs == 0
-        weights = cluster._me.weights
-        assert weights is not None
-        put, left = weights.put, 0
-        places = dict(weights.views())
+        made = cluster.samplers[0].make
+        assert isinstance(made, partial)
+        places, ask, left, asks = dict(made.args[1].views()), cluster._all, 0, True
 
-        def corrupting(*args: Any, **named: Any) -> dict[str, int]:
+        def corrupting(peers: Any, name: str, *args: Any) -> list[Any]:
             nonlocal left
-            found = put(*args, **named)
-            if left:
+            if name == "load" and left:  # between the learner's writing and the samplers' reading
                 left -= 1
                 places["model.layers.1.mlp.up_proj.weight"][3, 5] += 1e-3
-            return found
+            return ask(peers, name, *args) if name != "load" or asks else []
 
-        monkeypatch.setattr(weights, "put", corrupting)
+        monkeypatch.setattr(cluster, "_all", corrupting)
         left = 1
         cluster.sync(1)
         assert cluster.resyncs == 1 and cluster.gap < 1e-4
@@ -82,9 +80,7 @@ def test_what_arrives_once_more_goes_on_and_what_never_does_stops(warm_folder: P
         said = r"sampler 0: 1 of \d+ tensors differ: model.layers.1.mlp.up_proj.weight; sampler 1: .*nothing was sampled"
         with pytest.raises(EngineError, match=said):
             cluster.sync(2)
-        left = 0
-        ask = cluster._ask_samplers
-        monkeypatch.setattr(cluster, "_ask_samplers", lambda name="", *args: [] if name == "load" else ask(name, *args))
+        left, asks = 0, False
         with pytest.raises(EngineError, match="it samples from version 2, the learner has 3"):
             cluster.sync(3)
     finally:
@@ -93,19 +89,19 @@ def test_what_arrives_once_more_goes_on_and_what_never_does_stops(warm_folder: P
 
 @pytest.mark.cluster
 def test_a_sampler_of_another_dtype_is_found_before_it_samples(warm_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    started = local._started
+    sampler = cluster_module._sampler
     asked = recipe(warm_folder, samplers=1, resyncs=0)
     other = asked.model_copy(update={"model": asked.model.model_copy(update={"dtype": "bfloat16"})})
-    monkeypatch.setattr(local, "_started", lambda name, make: started(name, partial(make.func, other, *make.args[1:])))
+    monkeypatch.setattr(cluster_module, "partial", lambda f, *args: partial(f, *((other, *args[1:]) if f is sampler else args)))
     with pytest.raises(EngineError, match=r"sampler 0: every tensor arrived, .* another dtype"):
-        LocalCluster(asked)
+        Cluster(asked)
 
 
 @pytest.mark.cluster
 def test_the_learner_s_own_arithmetic_is_what_samplers_are_held_to(warm_folder: Path) -> None:
     """In bf16 on both sides the gap is that of bf16, and no more is allowed."""
     made = recipe(warm_folder, samplers=1)
-    cluster = LocalCluster(made.model_copy(update={"model": made.model.model_copy(update={"dtype": "bfloat16"})}))
+    cluster = Cluster(made.model_copy(update={"model": made.model.model_copy(update={"dtype": "bfloat16"})}))
     try:
         assert 0.0 <= cluster.gap < 0.25
     finally:

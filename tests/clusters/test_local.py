@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from longthink.clusters.local import LocalCluster
-from longthink.errors import EngineError, LongthinkError
+from longthink.clusters.cluster import Cluster, Due, Place
+from longthink.clusters.local import LocalPeer
+from longthink.clusters.peers import Peer
+from longthink.clusters.workers import Make
+from longthink.errors import EngineError, LongthinkError, WorkerLost
 from longthink.folder import tiny_folder
 from longthink.recipe import Recipe, parse_recipe
 from longthink.tables import LearnerSettings, LossSettings
@@ -42,7 +45,7 @@ def recipe(model: Path, processes: int, *, shard: bool = False, samplers: int = 
     return parse_recipe(table, "test")
 
 
-def sampled(cluster: LocalCluster) -> list[Rollout]:
+def sampled(cluster: Cluster) -> list[Rollout]:
     task = Countdown()
     for group in range(4):
         problem = task.problem("train", group)
@@ -61,6 +64,12 @@ def batch_of(rollouts: list[Rollout]) -> Batch:
     return batch.with_(advantages=np.where(batch.row % 3 == 0, 1.0, -0.5).astype(np.float32))
 
 
+def kill(place: Place) -> None:
+    assert isinstance(place.peer, LocalPeer)
+    os.kill(place.peer.process.pid or 0, signal.SIGKILL)
+    place.peer.process.join()
+
+
 OWN = LossSettings(kl=0.1, entropy=0.01, old_logprobs="learner", correction="truncate", ratio="sequence_mean")
 
 
@@ -68,7 +77,7 @@ Step = tuple[list[Rollout], np.ndarray, dict[str, float], dict[str, np.ndarray]]
 
 
 def one_step(model: Path, processes: int, loss: LossSettings = LOSS, **placed: Any) -> Step:
-    cluster = LocalCluster(recipe(model, processes, **placed))
+    cluster = Cluster(recipe(model, processes, **placed))
     try:
         cluster.freeze_reference()
         rollouts = sampled(cluster)
@@ -91,7 +100,7 @@ def one_step(model: Path, processes: int, loss: LossSettings = LOSS, **placed: A
         (OWN, {}),
         pytest.param(LOSS, {"shard": True}, marks=pytest.mark.cluster),
         pytest.param(OWN, {"shard": True, "samplers": 2}, marks=pytest.mark.cluster),
-        pytest.param(LOSS, {"samplers": 1}, marks=pytest.mark.cluster),
+        pytest.param(LOSS, {"shard": True, "samplers": 1}, marks=pytest.mark.cluster),
     ],
     ids=["sampler", "learner", "sharded", "sharded_learner_two_samplers", "one_sampler"],
 )
@@ -112,10 +121,11 @@ def test_two_processes_do_what_one_does(model: Path, loss: LossSettings, placed:
 
 @pytest.mark.cluster
 def test_a_sharded_rank_that_fails_alone_is_heard(model: Path, tmp_path: Path) -> None:
-    cluster = LocalCluster(recipe(model, 2, shard=True))
+    cluster = Cluster(recipe(model, 2, shard=True))
     try:
-        cluster._peers[0].send(("load", (tmp_path / "nowhere", True)))
-        with pytest.raises(EngineError, match=r"replica 1 (failed|is gone|died)"):
+        cluster.ranks[1].peer.send("load", tmp_path / "nowhere", True)
+        cluster.ranks[1].due.append(Due(lambda _: None, "load", ()))
+        with pytest.raises(EngineError, match=r"rank 1 (failed|died)"):
             cluster.sync(1)
     except LongthinkError as e:
         assert "nowhere" in str(e)
@@ -124,13 +134,51 @@ def test_a_sharded_rank_that_fails_alone_is_heard(model: Path, tmp_path: Path) -
 
 
 @pytest.mark.cluster
-def test_a_dead_sampler_is_named(model: Path) -> None:
-    cluster = LocalCluster(recipe(model, 1, samplers=1))
+def test_a_dead_sampler_is_replaced_and_nothing_is_lost(model: Path) -> None:
+    told: list[str] = []
+    cluster = Cluster(recipe(model, 1, samplers=2), told.append)
     try:
-        os.kill(cluster._samplers[0].process.pid, signal.SIGKILL)
-        cluster._samplers[0].process.join()
-        with pytest.raises(EngineError, match=r"sampler 0 (is gone|died)"):
+        whole = sampled(cluster)
+        kill(cluster.samplers[1])
+        again = sampled(cluster)
+        assert [(r.id, r.response_ids.tolist()) for r in again] == [(r.id, r.response_ids.tolist()) for r in whole]
+        assert told == ["sampler 1 died (killed by signal 9); another takes its place"]
+        kill(cluster.samplers[0])
+        cluster.sync(1)
+        assert cluster.gap < 1e-5 and {s.policy_version for r in sampled(cluster) for s in r.segments} == {1}
+    finally:
+        cluster.close()
+
+
+@pytest.mark.cluster
+def test_a_sampler_that_dies_again_and_again_ends_the_run(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(recipe(model, 1, samplers=1))
+    try:
+        start = cluster.placement.start
+
+        def doomed(name: str, make: Make) -> Peer:
+            peer = start(name, make)
+            peer.process.kill()  # type: ignore[attr-defined]
+            return peer
+
+        monkeypatch.setattr(cluster.placement, "start", doomed)
+        kill(cluster.samplers[0])
+        with pytest.raises(EngineError, match=r"sampler 0 died .*; 4 samplers were lost and no rollout ended in between"):
             sampled(cluster)
+    finally:
+        cluster.close()
+
+
+@pytest.mark.cluster
+def test_a_worker_that_never_answers_is_named(model: Path) -> None:
+    cluster = Cluster(recipe(model, 1, samplers=1))
+    try:
+        cluster.patience_s = 0.5
+        peer = cluster.samplers[0].peer
+        assert isinstance(peer, LocalPeer)
+        os.kill(peer.process.pid or 0, signal.SIGSTOP)
+        with pytest.raises(WorkerLost, match=r"sampler 0 has not answered 'load' in 0.5 s"):
+            cluster.sync(1)
     finally:
         cluster.close()
 
@@ -142,12 +190,11 @@ def test_replicas_repeat_to_the_bit(model: Path) -> None:
 
 
 @pytest.mark.parametrize("shard", [False, pytest.param(True, marks=pytest.mark.cluster)])
-def test_a_dead_replica_is_named(model: Path, shard: bool) -> None:
-    cluster = LocalCluster(recipe(model, 2, shard=shard))
+def test_a_dead_rank_is_named(model: Path, shard: bool) -> None:
+    cluster = Cluster(recipe(model, 2, shard=shard))
     try:
-        os.kill(cluster._peers[0].process.pid, signal.SIGKILL)
-        cluster._peers[0].process.join()
-        with pytest.raises(EngineError, match=r"replica 1 (is gone|died)"):
+        kill(cluster.ranks[1])
+        with pytest.raises(WorkerLost, match=r"rank 1 died"):
             cluster.sync(5)
     finally:
         cluster.close()

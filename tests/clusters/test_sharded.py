@@ -45,7 +45,7 @@ def batch(vocabulary: int, rows: int = 7) -> Batch:
 def work(model: Path, jobs: list[dict[str, Any]], rank: int, world: int, port: int) -> None:
     """A rank's life: each job is a learner, loaded, asked for log-probs, updated and saved as it says."""
     torch.set_num_threads(1)
-    mesh = join(rank, world, "cpu", TCPStore("127.0.0.1", port, world, False)) if port else None
+    mesh = join(rank, world, "cpu", TCPStore("127.0.0.1", port, world, False), 120.0) if port else None
     for job in jobs:
         settings = SETTINGS.model_copy(update={"checkpoint_layers": job.get("checkpoint_layers", False)})
         dtype = DTYPES[job.get("dtype", "float64")]
@@ -88,7 +88,7 @@ def run(model: Path, world: int, jobs: list[dict[str, Any]]) -> list[dict[str, n
         work(model, jobs, 0, 1, 0)
     else:
         store = TCPStore("127.0.0.1", 0, world, True, wait_for_workers=False)
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
         ranks = [context.Process(target=work, args=(model, jobs, r, world, store.port)) for r in range(world)]
         for process in ranks:
             process.start()

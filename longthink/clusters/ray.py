@@ -1,0 +1,184 @@
+"""Ray places the workers: one actor each, on the machines of a cluster. No other file knows Ray.
+
+Each worker gets a bundle of one placement group, packed on few machines or spread over many, so that either all of them start or
+one error says what is missing. Weights travel through Ray's object store, calls and answers as its tasks. An actor is never
+restarted by Ray: who lost it (cluster.py, train.py) knows what to do.
+"""
+
+import importlib.metadata
+import os
+from collections import deque
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import ray
+import torch
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from torch import Tensor
+
+from longthink.clusters.peers import opened
+from longthink.clusters.weights import Weights
+from longthink.clusters.workers import Make, Worker
+from longthink.errors import EngineError, WorkerLost
+from longthink.model import ModelConfig
+from longthink.recipe import Recipe
+
+__all__ = ["RayPlacement"]
+
+VERSIONS = (2, 60)  # major and minor that this was written with
+TOLD = ("OMP_NUM_THREADS", "HF_HUB_OFFLINE", "VLLM_NO_USAGE_STATS")  # what workers inherit from the caller's environment
+
+
+class Actor:
+    """A worker as Ray runs it."""
+
+    def __init__(self, make: Make, patience_s: float) -> None:
+        self._worker = Worker(partial(make, _nobody), patience_s)
+
+    def answer(self, name: str, *args: Any) -> tuple[str, Any]:
+        return self._worker.answer(name, args)
+
+
+def _nobody() -> None:
+    raise EngineError("ranks that Ray places meet in their process group; this is a bug")
+
+
+class ObjectWeights(Weights):
+    """Weights that travel as one array through Ray's object store; each side has its own memory."""
+
+    def room(self) -> Tensor:
+        return torch.empty(0, dtype=self.dtype)
+
+    def put(self, decoder: Any, *, write: bool) -> dict[str, int]:
+        if write:
+            self.flat = super().room()
+        return super().put(decoder, write=write)
+
+    def post(self) -> Any:
+        posted = [ray.put(self.flat.numpy())]  # in a list: the reference itself, not what it stands for
+        self.flat = self.room()
+        return posted
+
+    def fetch(self, posted: Any) -> None:
+        self.flat = torch.from_numpy(ray.get(posted[0]))
+
+
+class RayPeer:
+    """An actor and the answers it owes."""
+
+    def __init__(self, name: str, actor: Any) -> None:
+        self.name, self.actor = name, actor
+        self.owed: deque[Any] = deque()
+
+    def send(self, name: str, *args: Any) -> None:
+        self.owed.append(self.actor.answer.remote(name, *args))
+
+    def receive(self) -> Any:
+        try:
+            kind, value = ray.get(self.owed.popleft())
+        except (RayActorError, RayError) as e:
+            raise WorkerLost(f"{self.name} died ({_first_line(e)})") from None
+        return opened(self.name, kind, value)
+
+    def kill(self) -> None:
+        ray.kill(self.actor, no_restart=True)
+
+
+class RayPlacement:
+    """Starts actors in a Ray cluster: the one that runs (`RAY_ADDRESS`, or `ray start` on this machine), or one of its own."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        if tuple(map(int, ray.__version__.split(".")[:2])) != VERSIONS:
+            raise EngineError(
+                f"cluster.place 'ray' needs ray {'.'.join(map(str, VERSIONS))}, {importlib.metadata.version('ray')} is installed; "
+                "pip install 'longthink[ray]'"
+            )
+        self.recipe, self._joined = recipe, not ray.is_initialized()
+        self._patience_s = recipe.cluster.patience_s
+        if self._joined:
+            self._join()
+        self.address = ray.util.get_node_ip_address()
+        self._started: list[RayPeer] = []
+        self._group: PlacementGroup | None = None
+        try:
+            self._group = self._reserved()
+        except BaseException:
+            self.close()
+            raise
+
+    def _join(self) -> None:
+        """Connect to the cluster whose address is known, or start one on this machine."""
+        quiet = {"log_to_driver": True, "logging_level": "ERROR", "include_dashboard": False}
+        try:
+            if address := os.environ.get("RAY_ADDRESS") or ray._private.services.canonicalize_bootstrap_address("auto"):
+                ray.init(address=address, log_to_driver=True, logging_level="ERROR")
+            else:
+                ray.init(num_cpus=self._workers * self.recipe.cluster.threads, **quiet)
+        except (ConnectionError, RayError, RuntimeError) as e:
+            raise EngineError(
+                f"Ray cannot be reached: {_first_line(e)}. Is RAY_ADDRESS right, and the token the head's?"
+            ) from None
+
+    @property
+    def _workers(self) -> int:
+        return self.recipe.cluster.learners + self.recipe.cluster.samplers
+
+    def _reserved(self) -> PlacementGroup:
+        cluster = self.recipe.cluster
+        each: dict[str, float] = {"CPU": cluster.threads}
+        if self.recipe.model.device != "cpu":
+            each["GPU"] = 1
+        group = placement_group([dict(each) for _ in range(self._workers)], strategy=cluster.spread.upper())
+        try:
+            ray.get(group.ready(), timeout=min(cluster.patience_s, 120.0))
+        except GetTimeoutError:
+            has = {key: value for key, value in ray.cluster_resources().items() if key in ("CPU", "GPU")}
+            raise EngineError(
+                f"Ray has no room for {self._workers} workers of {each} ({cluster.spread}): the cluster has {has}. "
+                "Add machines, end other jobs, or lower cluster.learners, samplers or threads"
+            ) from None
+        return group
+
+    def start(self, name: str, make: Make) -> RayPeer:
+        kind, _, number = name.partition(" ")
+        bundle = int(number) + (self.recipe.cluster.learners if kind == "sampler" else 0)
+        environment = {"OMP_NUM_THREADS": str(self.recipe.cluster.threads), "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+        environment |= {key: os.environ[key] for key in TOLD if key in os.environ}
+        options: dict[str, Any] = {
+            "num_cpus": self.recipe.cluster.threads,
+            "max_restarts": 0,
+            "max_task_retries": 0,
+            "runtime_env": {"env_vars": environment},
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=bundle),
+        }
+        if self.recipe.model.device != "cpu":
+            options["num_gpus"] = 1
+        peer = RayPeer(name, ray.remote(Actor).options(**options).remote(make, self._patience_s))
+        self._started.append(peer)
+        return peer
+
+    def wait(self, peers: Sequence[RayPeer], timeout_s: float) -> list[RayPeer]:
+        first = {peer.owed[0]: peer for peer in peers}
+        ready, _ = ray.wait(list(first), num_returns=1, timeout=timeout_s)
+        more, _ = ray.wait(list(first), num_returns=len(first), timeout=0) if ready else ([], [])
+        return [first[ref] for ref in more or ready]
+
+    def weights(self, config: ModelConfig, dtype: torch.dtype) -> Weights:
+        return ObjectWeights(config, dtype)
+
+    def close(self) -> None:
+        for peer in self._started:
+            peer.kill()
+        self._started = []
+        if self._group is not None:
+            remove_placement_group(self._group)
+            self._group = None
+        if self._joined:
+            ray.shutdown()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
