@@ -5,7 +5,6 @@ one error says what is missing. Weights travel through Ray's object store, calls
 restarted by Ray: who lost it (cluster.py, train.py) knows what to do.
 """
 
-import importlib.metadata
 import os
 from collections import deque
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from longthink.recipe import Recipe
 
 __all__ = ["RayPlacement"]
 
+ROOM_S = 120.0  # how long Ray may take to find room, machines that are starting included
 VERSIONS = (2, 60)  # major and minor that this was written with
 TOLD = ("OMP_NUM_THREADS", "HF_HUB_OFFLINE", "VLLM_NO_USAGE_STATS")  # what workers inherit from the caller's environment
 
@@ -93,7 +93,7 @@ class RayPlacement:
     def __init__(self, recipe: Recipe) -> None:
         if tuple(map(int, ray.__version__.split(".")[:2])) != VERSIONS:
             raise EngineError(
-                f"cluster.place 'ray' needs ray {'.'.join(map(str, VERSIONS))}, {importlib.metadata.version('ray')} is installed; "
+                f"cluster.place 'ray' needs ray {'.'.join(map(str, VERSIONS))}, {ray.__version__} is installed; "
                 "pip install 'longthink[ray]'"
             )
         self.recipe, self._joined = recipe, not ray.is_initialized()
@@ -111,15 +111,17 @@ class RayPlacement:
 
     def _join(self) -> None:
         """Connect to the cluster whose address is known, or start one on this machine."""
-        quiet = {"log_to_driver": True, "logging_level": "ERROR", "include_dashboard": False}
+        address = os.environ.get("RAY_ADDRESS", "auto")
         try:
-            if address := os.environ.get("RAY_ADDRESS") or ray._private.services.canonicalize_bootstrap_address("auto"):
-                ray.init(address=address, log_to_driver=True, logging_level="ERROR")
-            else:
-                ray.init(num_cpus=self._workers * self.recipe.cluster.threads, **quiet)
-        except (ConnectionError, RayError, RuntimeError) as e:
+            ray.init(address=address, logging_level="ERROR")
+        except ConnectionError:
+            if address != "auto":
+                raise EngineError(f"no Ray answers at RAY_ADDRESS = {address!r}; start it there (docs/cluster.md)") from None
+            ray.init(num_cpus=self._workers * self.recipe.cluster.threads, include_dashboard=False, logging_level="ERROR")
+        except (RayError, RuntimeError, ValueError) as e:
             raise EngineError(
-                f"Ray cannot be reached: {_first_line(e)}. Is RAY_ADDRESS right, and the token the head's?"
+                f"Ray at {address!r} does not let us in: {_first_line(e)}. Every machine needs the head's token: "
+                "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (docs/cluster.md)"
             ) from None
 
     @property
@@ -133,7 +135,7 @@ class RayPlacement:
             each["GPU"] = 1
         group = placement_group([dict(each) for _ in range(self._workers)], strategy=cluster.spread.upper())
         try:
-            ray.get(group.ready(), timeout=min(cluster.patience_s, 120.0))
+            ray.get(group.ready(), timeout=ROOM_S)
         except GetTimeoutError:
             has = {key: value for key, value in ray.cluster_resources().items() if key in ("CPU", "GPU")}
             raise EngineError(

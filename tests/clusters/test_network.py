@@ -1,0 +1,145 @@
+"""Two machines that are two network namespaces: a link that is cut and heals, and one that stays cut. Needs root."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from clusters.test_async import STEPS, recipe, rows_of, whole
+
+from longthink.run import recipe_text
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.skipif(os.geteuid() != 0 or shutil.which("ip") is None, reason="network namespaces need root and iproute2"),
+]
+pytest.importorskip("ray")
+BIN = Path(sys.executable).parent
+SPACES, PORT = ("longthink_a", "longthink_b"), 6397
+
+
+def ip(*words: str, check: bool = True) -> None:
+    subprocess.run(["ip", *words], check=check, capture_output=True)
+
+
+def wait_for(there: Callable[[], Any], process: subprocess.Popen[bytes], seconds: float = 180.0) -> None:
+    end = time.monotonic() + seconds
+    while not there():
+        assert process.poll() is None, "it ended before"
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.1)
+
+
+class Machines:
+    """Two namespaces joined by a link, a raylet in each; the first has the head."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.raylets: list[subprocess.Popen[bytes]] = []
+        (folder / "token").write_text("0123456789abcdef" * 4)
+        self.environment = {
+            **os.environ,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
+            "RAY_ADDRESS": f"10.77.0.1:{PORT}",
+            "RAY_health_check_initial_delay_ms": "1000",
+            "RAY_health_check_period_ms": "1000",
+            "RAY_health_check_timeout_ms": "2000",
+            "RAY_health_check_failure_threshold": "4",
+        }
+
+    def open(self) -> None:
+        self.close()
+        for name in SPACES:
+            ip("netns", "add", name)
+            ip("-n", name, "link", "set", "lo", "up")
+        ip("link", "add", "longthink0", "netns", SPACES[0], "type", "veth", "peer", "name", "longthink1", "netns", SPACES[1])
+        for number, name in enumerate(SPACES):
+            ip("-n", name, "addr", "add", f"10.77.0.{number + 1}/24", "dev", f"longthink{number}")
+            ip("-n", name, "link", "set", f"longthink{number}", "up")
+        self.raylet(0)
+        self.raylet(1)
+
+    def inside(self, number: int, *words: str, out: Path) -> subprocess.Popen[bytes]:
+        command = ["ip", "netns", "exec", SPACES[number], *words]
+        with out.open("ab") as file:
+            return subprocess.Popen(command, env=self.environment, stdout=file, stderr=file, start_new_session=True)
+
+    def raylet(self, number: int) -> None:
+        where = ["--head", f"--port={PORT}"] if number == 0 else [f"--address=10.77.0.1:{PORT}"]
+        ray = [
+            str(BIN / "ray"),
+            "start",
+            "--block",
+            "--num-cpus=1",
+            f"--node-ip-address=10.77.0.{number + 1}",
+        ]
+        out = self.folder / f"raylet{number}"
+        before = out.read_text().count("Ray runtime started") if out.exists() else 0
+        started = self.inside(number, *ray, *where, *(["--include-dashboard=false"] if number == 0 else []), out=out)
+        self.raylets.append(started)
+        wait_for(lambda: out.read_text().count("Ray runtime started") > before, started)
+
+    def link(self, state: str) -> None:
+        ip("-n", SPACES[0], "link", "set", "longthink0", state)
+
+    def close(self) -> None:
+        for started in self.raylets:
+            os.killpg(started.pid, signal.SIGKILL)
+            started.wait()
+        self.raylets = []
+        for name in SPACES:
+            pids = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True).stdout.split()
+            for pid in pids:
+                os.kill(int(pid), signal.SIGKILL)
+            ip("netns", "del", name, check=False)
+
+
+@pytest.fixture
+def machines(tmp_path: Path) -> Iterator[Machines]:
+    made = Machines(tmp_path)
+    try:
+        made.open()
+        yield made
+    finally:
+        made.close()
+
+
+def begun(machines: Machines, model: Path) -> tuple[subprocess.Popen[bytes], Path]:
+    """A run whose learner and sampler are on different machines, after its first step."""
+    cluster = {"learners": 1, "threads": 1, "samplers": 1, "place": "ray", "spread": "strict_spread"}
+    path, run = machines.folder / "recipe.toml", machines.folder / "run"
+    made = recipe(model, 1, cluster=cluster, budget={"max_steps": 60}, checkpoint={"every": 1})
+    path.write_text(recipe_text(made))
+    words = [str(BIN / "longthink"), "train", str(path), "--out", str(run)]
+    process = machines.inside(0, *words, out=machines.folder / "said")
+    wait_for(lambda: (run / "metrics.jsonl").exists() and len(rows_of(run)) > 2, process)
+    return process, run
+
+
+def test_a_link_that_heals_and_one_that_does_not(machines: Machines, warm_folder: Path) -> None:
+    process, run = begun(machines, warm_folder)
+    said = machines.folder / "said"
+
+    machines.link("down")
+    steps = len(rows_of(run))
+    time.sleep(3.0)  # the length of the cut: Ray waits longer before it takes a machine for dead
+    assert process.poll() is None and len(rows_of(run)) <= steps + 2
+    machines.link("up")
+    wait_for(lambda: len(rows_of(run)) > steps + 3, process)
+    assert "another takes its place" not in said.read_text()
+
+    machines.link("down")
+    wait_for(lambda: machines.raylets[1].poll() is not None or "died" in said.read_text(), process)
+    machines.link("up")
+    machines.raylet(1)  # as whoever runs the machines would
+    assert process.wait(240) == 0, said.read_text()[-3000:]
+    assert "died" in said.read_text()
+    whole(run, 60)
