@@ -14,9 +14,10 @@ from torch import Tensor
 
 from longthink.types import Floats, Problem, Request, Rollout, RolloutId, Sampling
 
-__all__ = ["TOLERANCE", "digest", "misplaced", "misused", "probe_request"]
+__all__ = ["digest", "misplaced", "misused", "probe_request"]
 
-TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 0.25}  # of a log-prob, in nats
+EXACT = 1e-4  # nats by which two programs may differ in the dtype of the weights
+ROUNDING = 8.0  # and times what the learner's own rounding to a narrower dtype moves the probe's log-probs
 LENGTH = 16  # tokens of the probe's response, and of its prompt
 NAMED = 5  # tensors that a message lists
 
@@ -42,13 +43,17 @@ def misplaced(there: int, digests: Mapping[str, int], version: int, own: Mapping
     return f"it samples from version {there}, the learner has {version}" if there != version else ""
 
 
-def misused(rollout: Rollout, version: int, logprobs: Floats, tolerance: float) -> tuple[float, str]:
-    """The largest gap between a probe's log-probs and the learner's, and what is wrong; empty where nothing is."""
+def misused(rollout: Rollout, version: int, logprobs: Floats, unrounded: Floats) -> tuple[float, str]:
+    """The largest gap between a probe's log-probs and the learner's, and what is wrong; empty where nothing is.
+
+    `unrounded` are the learner's in the dtype of its weights: how far apart the two are says how far off a sampler may be.
+    """
+    tolerance = EXACT + ROUNDING * float(np.abs(logprobs - unrounded).max())
     sampled = np.concatenate([s.logprobs for s in rollout.segments if s.logprobs is not None])
     gap = float(np.abs(sampled - logprobs).max())
     if stale := {s.policy_version for s in rollout.segments} - {version}:
         return gap, f"it samples from version {min(stale)}, the learner has {version}"
     if not gap <= tolerance:
-        said = f"every tensor arrived, and its log-probs are up to {gap:.2g} nats off (at most {tolerance:g})"
+        said = f"every tensor arrived, and its log-probs are up to {gap:.2g} nats off (at most {tolerance:.2g})"
         return gap, f"{said}: another dtype, or weights that are not used"
     return gap, ""

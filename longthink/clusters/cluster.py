@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from longthink.canary import TOLERANCE, misplaced, misused
+from longthink.canary import misplaced, misused
 from longthink.clusters.local import LocalPlacement
 from longthink.clusters.peers import Inline, Peer, Placement
 from longthink.clusters.weights import Weights, parameters_of, wide
@@ -88,7 +88,7 @@ class Cluster:
         self.evaluating = False
         self._waiting: dict[bool, list[Request]] = {False: [], True: []}
         self._ended: dict[bool, deque[Rollout]] = {False: deque(), True: deque()}
-        self._tolerance, self._vocabulary = TOLERANCE[dtype], folder.config.vocab_size
+        self._vocabulary = folder.config.vocab_size
         self.tries, self.gap, self.resyncs, self.digests = asked.resyncs, 0.0, 0, dict[str, int]()
         self._version, self._posted, self._holding = -1, None, False
         self.restarts, self._losses = asked.restarts, 0
@@ -286,7 +286,7 @@ class Cluster:
         self.gap = 0.0
         arrived = [misplaced(there, had, version, self.digests) for there, had in self._all(self.samplers, "arrived")]
         for at, rollout in enumerate([] if any(arrived) else self._all(self.samplers, "probe", self._vocabulary)):
-            gap, arrived[at] = misused(rollout, version, self._all(self.ranks, "probed", rollout)[0], self._tolerance)
+            gap, arrived[at] = misused(rollout, version, *self._all(self.ranks, "probed", rollout)[0])
             self.gap = max(self.gap, gap)
         return [f"{place.name}: {why}" for place, why in zip(self.samplers, arrived, strict=True) if why]
 
@@ -348,10 +348,10 @@ class Cluster:
                 self.hosts[request.id.group % len(self.hosts)].fresh[use].append(request)
             waiting.clear()
             while ended or self._open(use):
-                while ended:
-                    yield ended.popleft()
                 for place in self.hosts:
                     self._feed(place)
+                while ended:
+                    yield ended.popleft()
                 if self._open(use):
                     self._turn()
 

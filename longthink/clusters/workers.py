@@ -218,10 +218,18 @@ class Rank:
         arrays = {"old_logprobs": found.old_logprobs, "reference_logprobs": found.reference_logprobs}
         return {name: array[mine] for name, array in arrays.items() if array is not None}
 
-    def probed(self, rollout: Rollout) -> Floats:
-        """The log-probs of a probe's tokens, as the learner computes them; all ranks of a mesh take part, rank 0 has them."""
-        batch = Batch.of([Group(rollout.problem, (rollout,), (Verdict(0.0, "ok"),), (0.0,))])
-        return self.learner.token_logprobs(self.learner.decoder, batch, 1.0)[batch.loss_mask]
+    def probed(self, rollout: Rollout) -> tuple[Floats, Floats]:
+        """The log-probs of a probe's tokens as the learner computes them, and as it would in the dtype of its weights.
+
+        All ranks of a mesh take part; rank 0 has them.
+        """
+        batch, decoder = Batch.of([Group(rollout.problem, (rollout,), (Verdict(0.0, "ok"),), (0.0,))]), self.learner.decoder
+        own = self.learner.token_logprobs(decoder, batch, 1.0)[batch.loss_mask]
+        dtype, decoder.compute_dtype = decoder.compute_dtype, next(decoder.parameters()).dtype
+        try:
+            return own, own if decoder.compute_dtype == dtype else self.learner.token_logprobs(decoder, batch, 1.0)[batch.loss_mask]
+        finally:
+            decoder.compute_dtype = dtype
 
     def load(self, folder: Path, optimizer: bool) -> None:
         self.learner.load(folder, optimizer=optimizer)

@@ -32,6 +32,7 @@ QUIET = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
 }
 SEEDS = 1 << 63
+PREFILL_TOKENS = 8192
 COLDEST = 0.01  # what vLLM raises lower temperatures to; they are greedy here
 
 
@@ -83,7 +84,9 @@ class VllmEngine:
             os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, round(cache_gb)))
         from vllm import LLM
 
-        settings: dict[str, Any] = {} if on_cpu else {"kv_cache_memory_bytes": int(cache_gb * 2**30)}
+        settings: dict[str, Any] = {"kv_cache_memory_bytes": int(cache_gb * 2**30)}
+        if on_cpu:  # where the draws of a request cannot be rewound, as they are when a context is computed in parts
+            settings = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(longest, PREFILL_TOKENS)}
         try:
             self.llm = LLM(
                 model=str(folder),

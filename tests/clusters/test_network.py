@@ -1,6 +1,5 @@
 """Two machines that are two network namespaces: a link that is cut and heals, and one that stays cut. Needs root."""
 
-import json
 import os
 import shutil
 import signal
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clusters.test_async import STEPS, recipe, rows_of, whole
+from clusters.test_async import recipe, rows_of, whole
 
 from longthink.run import recipe_text
 

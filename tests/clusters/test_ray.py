@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from clusters.test_async import ROLES, STEPS, killing, recipe, rows_of, whole
