@@ -64,7 +64,7 @@ reference: .venv/core  ## docs/recipe.md, from the classes that read recipes
 	$(BIN)/python benchmarks/reference.py
 controller: .venv/core  ## what the triggers do on simulated runs: options chosen on one family, judged on another
 	$(BIN)/python benchmarks/controller.py
-study: .venv/core  ## a resumable experiment: make study NAME=quickstart
-	$(BIN)/python benchmarks/study.py $(NAME)
+study: $(if $(filter cluster_mini,$(NAME)),.venv-cluster/ready,.venv/core)  ## a resumable experiment: make study NAME=quickstart
+	$(if $(filter cluster_mini,$(NAME)),.venv-cluster/bin,$(BIN))/python benchmarks/study.py $(NAME)
 clean:
 	rm -rf .venv .venv-peer .venv-cluster .mypy_cache .ruff_cache
