@@ -6,13 +6,13 @@ from pathlib import Path
 
 from longthink.collect import Grading
 from longthink.data import load_domains, prompt_ids, refuse_unusable
-from longthink.engines.cache import SlotCache
 from longthink.errors import LongthinkError, RecipeError, TaskError
 from longthink.fit import prompt_limits, refuse_misfit
 from longthink.folder import ModelFolder
 from longthink.machine import resolve
 from longthink.model import ModelConfig
 from longthink.part import load_part
+from longthink.planning import memory
 from longthink.recipe import Recipe
 from longthink.rewards.base import BAD_GOLD, Reward
 from longthink.rewards.file import File
@@ -28,7 +28,7 @@ from longthink.validation import Source, sources
 
 CHART_COLUMNS, CHART_ROWS = 96, 6
 
-__all__ = ["arithmetic", "check", "count_parameters", "refused_golds"]
+__all__ = ["arithmetic", "check", "refused_golds"]
 
 
 def check(recipe: Recipe, *, golds: int) -> int:
@@ -130,18 +130,6 @@ def shortened(text: str) -> str:
     return repr(text if len(text) <= 400 else f"{text[:150]} … {text[-250:]}")
 
 
-def count_parameters(c: ModelConfig) -> int:
-    """Parameters of the decoder.
-
-    A layer has H·(heads + 2·kv)·D + heads·D·H for attention and 3·H·intermediate for the MLP.
-    """
-    heads, kv = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
-    attention = c.hidden_size * (2 * heads + 2 * kv) + (heads + 2 * kv) * c.qkv_bias + c.hidden_size * c.output_bias
-    mlp = 3 * c.hidden_size * c.intermediate_size + (2 * c.intermediate_size + c.hidden_size) * c.mlp_bias
-    layer = attention + mlp + 2 * c.hidden_size + 2 * c.head_dim * c.qk_norm
-    return c.num_layers * layer + c.vocab_size * c.hidden_size * (1 if c.tied else 2) + c.hidden_size
-
-
 def arithmetic(recipe: Recipe, config: ModelConfig | None) -> list[str]:
     """Lines that say how many prompts, rollouts, tokens and updates a step has, and what memory it needs."""
     r, s = recipe.staged[0].rollout, recipe.staged[0].learner
@@ -173,7 +161,7 @@ def arithmetic(recipe: Recipe, config: ModelConfig | None) -> list[str]:
             lines += drawn(made.rollout.cycle, stage.max_steps or recipe.budget.max_steps)
     for index, rule in enumerate(recipe.rule):
         lines.append(f"rule {index}: when {rule.when.get('kind')} fires, {rule.do}, at most {rule.times} time(s)")
-    return lines + (_memory(recipe, config) if config else [])
+    return lines + (memory.lines(recipe, memory.Shape.of(config)) if config else [])
 
 
 def _choice(recipe: Recipe) -> list[str]:
@@ -211,31 +199,4 @@ def drawn(cycle: CycleSettings, steps: int) -> list[str]:
         f"window: {cycle.shape} cycle of {cycle.period} steps; tokens at step: {moments}",
         *(label.get(i, " " * 9) + row for i, row in enumerate(rows)),
         f"{'step':>8} 1{shown:>{len(windows) - 1},}",
-    ]
-
-
-def _memory(recipe: Recipe, config: ModelConfig) -> list[str]:
-    """Bytes by use: fp32 weights, gradients and two moments, the sampler's copy, the cache, a chunk of logits."""
-    import torch
-
-    parameters = count_parameters(config)
-    dtype = getattr(torch, recipe.model.dtype if recipe.model.dtype != "auto" else "bfloat16")
-    context = recipe.rollout.max_prompt_tokens + recipe.last_window
-    rows = min(recipe.engine.max_rows, recipe.rollout.prompts * recipe.rollout.group_size)
-    wanted = rows * context * SlotCache.bytes_per_token(config, dtype)
-    cache = min(wanted, int(recipe.engine.cache_gb * 2**30))
-    uses = {
-        "weights, gradients, AdamW": 16 * parameters,
-        "reference": 4 * parameters if any(r.loss.kl for r in recipe.staged) else 0,
-        "sampler weights": dtype.itemsize * parameters + 4 * config.vocab_size * config.hidden_size * (1 if config.tied else 2),
-        "cache": cache,
-        "logits": 3 * 4 * recipe.learner.head_chunk * config.vocab_size,
-    }
-    processes = max(1, recipe.cluster.learners)
-    total = sum(uses.values()) * processes
-    each = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in uses.items() if size)
-    held = min(rows, cache // (context * SlotCache.bytes_per_token(config, dtype)))
-    return [
-        f"memory: {total / 2**30:.2f} GiB beside activations, in {processes} process(es): {each} GiB each; "
-        f"{parameters:,} parameters, {held} rollouts of {context} tokens side by side",
     ]

@@ -34,13 +34,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"longthink {version('longthink')}")
     verbs = parser.add_subparsers(
         required=True,
-        metavar="train|eval|compare|analyze|view|serve|check|report|sweep|twins|set|stage|verify|serve-rewards|puzzles|doctor",
+        metavar="train|eval|compare|analyze|view|serve|check|plan|report|sweep|twins|set|stage|verify|serve-rewards|puzzles|doctor",
     )
     t = verbs.add_parser("train", help="run a recipe")
     t.add_argument("recipe", nargs="?", help="a TOML file; with --resume the run's own recipe is the default")
     t.add_argument("--out", type=Path, help="the run folder (default runs/<name>)")
     t.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override a key of the recipe")
     t.add_argument("--arm", default="", help="an arm of the recipe's [study]")
+    t.add_argument("--on", default="", metavar="1x24|1x80|8x80|4x8x80|FILE", help="a hardware profile, under --set")
     t.add_argument("--resume", action="store_true", help="go on with the run in --out")
     t.add_argument("--from", dest="parent", metavar="RUN[@STEP]", help="begin with the weights of another run's checkpoint")
     t.add_argument(
@@ -52,8 +53,19 @@ def _parser() -> argparse.ArgumentParser:
     c.add_argument("recipe")
     c.add_argument("--set", action="append", default=[], metavar="a.b=c")
     c.add_argument("--arm", default="", help="an arm of the recipe's [study]")
+    c.add_argument("--on", default="", metavar="1x24|1x80|8x80|4x8x80|FILE", help="a hardware profile, under --set")
     c.add_argument("--golds", type=int, default=1000, help="grade so many golds (default 1000)")
     c.set_defaults(command=_check)
+    n = verbs.add_parser("plan", help="memory, seconds a step, tokens, GPU hours and money of a recipe, before spending any")
+    n.add_argument("recipe")
+    n.add_argument("--on", required=True, metavar="8xA100|4x8x80", help="GPUs and their kind, or their memory in GiB")
+    n.add_argument(
+        "--lengths", default="4000:0.8", metavar="MEDIAN[:SPREAD]|RUN", help="of responses without a window (default 4000:0.8)"
+    )
+    n.add_argument("--price", type=float, default=0.0, help="of an hour of one GPU, where none is known")
+    n.add_argument("--set", action="append", default=[], metavar="a.b=c")
+    n.add_argument("--arm", default="", help="an arm of the recipe's [study]")
+    n.set_defaults(command=_later("longthink.planning.plan", "command"))
     r = verbs.add_parser("report", help="write report.html for a run folder")
     r.add_argument("run", type=Path)
     r.set_defaults(command=_report)
@@ -151,7 +163,7 @@ def _control_parsers(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]
     u = verbs.add_parser("twins", help="train on as if each automatic decision of a run had not been taken, and compare")
     u.add_argument("run", type=Path)
     u.add_argument("--steps", type=int, default=10, help="at least so many steps after each decision (default 10)")
-    u.set_defaults(command=_twins)
+    u.set_defaults(command=_later("longthink.twins", "command"))
     s = verbs.add_parser("set", help="change keys of a run, live or paused: it takes them after its next step")
     s.add_argument("run", type=Path)
     s.add_argument("changes", nargs="+", metavar="a.b=c")
@@ -201,9 +213,9 @@ def _train(args: argparse.Namespace) -> int:
 
     if args.recipe is None and not (args.resume and args.out):
         raise RecipeError("train: give a recipe, or --resume with --out RUN")
-    if (args.set or args.arm) and args.recipe is None:
-        raise RecipeError("train: --set and --arm need a recipe; a resumed run keeps the recipe it began with")
-    recipe = load_recipe(args.recipe, args.set, args.arm) if args.recipe else None
+    if (args.set or args.arm or args.on) and args.recipe is None:
+        raise RecipeError("train: --set, --arm and --on need a recipe; a resumed run keeps the recipe it began with")
+    recipe = load_recipe(args.recipe, args.set, args.arm, args.on) if args.recipe else None
     folder = args.out or Path("runs") / (recipe.name if recipe else "")
     if args.extras and not args.parent:
         raise RecipeError("train: --with says what --from takes beside the weights; give --from RUN[@STEP]")
@@ -251,26 +263,6 @@ def _sweep(args: argparse.Namespace) -> int:
     cells = [c for c in cells if not args.arm or c.arm in args.arm]
     seeds = args.seeds if args.seeds is not None else study.seeds if study and not args.grid else 1
     return sweep(args.recipe, cells, seeds, args.set, args.out, args.out / "sweep.json")
-
-
-def _twins(args: argparse.Namespace) -> int:
-    from longthink.twins import twins
-
-    found = twins(args.run, args.steps)
-    for twin in found or ():
-        if "failed" in twin:
-            print(f"step {twin['step']}, {twin['rule']}: without it the run fails: {twin['failed']}")
-            continue
-        low, mean, high = (100 * twin["difference"][key] for key in ("low", "mean", "high"))
-        verdict = "helped" if low > 0 else "hurt" if high < 0 else "not distinguishable"
-        what = f"step {twin['step']}, {twin['rule']}: {verdict}"
-        print(f"{what}, {mean:+.1f} points [{low:+.1f}, {high:+.1f}] at step {twin['compared_at']}")
-    if found is None:
-        print("interrupted; the same command goes on")
-        return 130
-    if not found:
-        print("no automatic decision with a later validation")
-    return 0
 
 
 def _set(args: argparse.Namespace) -> int:
@@ -339,7 +331,7 @@ def _check(args: argparse.Namespace) -> int:
     from longthink.check import check
     from longthink.recipe import load_recipe
 
-    return check(load_recipe(args.recipe, args.set, args.arm), golds=args.golds)
+    return check(load_recipe(args.recipe, args.set, args.arm, args.on), golds=args.golds)
 
 
 def _report(args: argparse.Namespace) -> int:

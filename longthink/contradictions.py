@@ -202,6 +202,8 @@ def _loss(recipe: "Recipe") -> Iterator[str]:
 def _reference(recipe: "Recipe") -> Iterator[str]:
     if recipe.reference.optimizer == "reset" and not recipe.reference.replace_every:
         yield "reference.optimizer = 'reset' does nothing without reference.replace_every, the steps between replacements"
+    if recipe.reference.on_host and recipe.cluster.shard:
+        yield "reference.on_host is for learners that hold the whole reference; with cluster.shard each rank has a part of it"
     if recipe.loss.kl:
         return
     if recipe.reference.replace_every:

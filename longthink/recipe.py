@@ -147,8 +147,8 @@ def _one_window(change: Mapping[str, Any]) -> dict[str, None]:
     return dict.fromkeys(key for key in ("cycle", "signal") if named and key not in named)
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = (), arm: str = "") -> Recipe:
-    """Read, override and validate a recipe, or one arm of its study, whose seeded keys get the seed.
+def load_recipe(path: str | Path, overrides: Sequence[str] = (), arm: str = "", on: str = "") -> Recipe:
+    """Read, override and validate a recipe, or one arm of its study, whose seeded keys get the seed, for hardware `on`.
 
     Raises: RecipeError with one clear message.
     """
@@ -158,6 +158,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), arm: str = "") 
         if study is None or arm not in study.arms:
             raise RecipeError(f"{path}: no arm {arm!r}; {nearest(arm, list(study.arms)) if study else 'it has no [study]'}")
         _merge(table, study.arms[arm])
+    if on:
+        _merge(table, _profile(on))
     for text in overrides:
         override(table, text)
     if study is not None:
@@ -167,6 +169,15 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), arm: str = "") 
         if isinstance(table.get("model"), dict) and isinstance(table["model"].get("path"), str):
             table["model"]["path"] = table["model"]["path"].replace("{seed}", str(seed))
     return parse_recipe(table, str(path))
+
+
+def _profile(on: str) -> dict[str, Any]:
+    """The settings of a hardware profile: one of ours by name, or a TOML file."""
+    folder = Path(__file__).parent / "planning" / "profiles"
+    ours = {path.stem: path for path in folder.glob("*.toml")}
+    if on not in ours and not on.endswith(".toml"):
+        raise RecipeError(f"--on {on!r}: expected a TOML file with a recipe's tables, or one of ours: {', '.join(sorted(ours))}")
+    return _read(ours.get(on, Path(on)))
 
 
 def load_study(path: str | Path) -> StudySettings | None:

@@ -229,6 +229,9 @@ class ReferenceSettings(Table):
 
     replace_every: int = Field(0, ge=0, description="steps; 0 keeps it frozen but for stages that reset it")
     optimizer: Literal["keep", "reset"] = Field("keep", description="reset makes every replacement a hard reset")
+    on_host: bool = Field(
+        False, description="it waits in the host's memory and is on the GPU only while its log-probs are computed"
+    )
 
 
 class LearnerSettings(Table):

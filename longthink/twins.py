@@ -1,5 +1,6 @@
 """`longthink twins`: what would have happened without a decision, and whether the decision helped, with an interval."""
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from longthink.settings import fold
 from longthink.stats import paired_difference
 from longthink.train import Parent, train
 
-__all__ = ["twin_recipe", "twins"]
+__all__ = ["command", "twin_recipe", "twins"]
 
 
 def twins(folder: Path, steps: int) -> list[dict[str, Any]] | None:
@@ -118,3 +119,22 @@ def _scores(run: Run, step: int) -> dict[tuple[str, int], list[float]]:
             if row["verdict"]["score"] is not None:
                 found.setdefault((made.name, row["group"]), []).append(float(row["verdict"]["score"]))
     return found
+
+
+def command(args: argparse.Namespace) -> int:
+    """`longthink twins`."""
+    found = twins(args.run, args.steps)
+    for twin in found or ():
+        if "failed" in twin:
+            print(f"step {twin['step']}, {twin['rule']}: without it the run fails: {twin['failed']}")
+            continue
+        low, mean, high = (100 * twin["difference"][key] for key in ("low", "mean", "high"))
+        verdict = "helped" if low > 0 else "hurt" if high < 0 else "not distinguishable"
+        what = f"step {twin['step']}, {twin['rule']}: {verdict}"
+        print(f"{what}, {mean:+.1f} points [{low:+.1f}, {high:+.1f}] at step {twin['compared_at']}")
+    if found is None:
+        print("interrupted; the same command goes on")
+        return 130
+    if not found:
+        print("no automatic decision with a later validation")
+    return 0

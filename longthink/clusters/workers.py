@@ -180,6 +180,7 @@ class Rank:
             world=recipe.cluster.learners,
             reduce=reduce,
             mesh=mesh,
+            reference_on_host=recipe.reference.on_host,
         )
         self.weights, self.sampler = weights, Sampler(recipe, folder, device) if weights is None else None
         if weights is None:
@@ -227,7 +228,9 @@ class Rank:
         own = self.learner.token_logprobs(decoder, batch, 1.0)[batch.loss_mask]
         dtype, decoder.compute_dtype = decoder.compute_dtype, next(decoder.parameters()).dtype
         try:
-            return own, own if decoder.compute_dtype == dtype else self.learner.token_logprobs(decoder, batch, 1.0)[batch.loss_mask]
+            return own, own if decoder.compute_dtype == dtype else self.learner.token_logprobs(decoder, batch, 1.0)[
+                batch.loss_mask
+            ]
         finally:
             decoder.compute_dtype = dtype
 

@@ -64,6 +64,7 @@ class LocalLearner:
         world: int = 1,
         reduce: Callable[[list[Tensor]], None] | None = None,
         mesh: "DeviceMesh | None" = None,
+        reference_on_host: bool = False,
     ) -> None:
         self.device, self.settings = torch.device(device), settings
         self.rank, self.world, self.reduce, self.mesh = rank, world, reduce, mesh
@@ -71,6 +72,7 @@ class LocalLearner:
         self.decoder.compute_dtype = dtype
         self.decoder.checkpoint_layers = settings.checkpoint_layers
         self.reference: Decoder | None = None
+        self._rest = torch.device("cpu") if reference_on_host else self.device  # where it is while nobody needs it
         self.updates = 0
         self.optimizer = self._fresh_optimizer()
 
@@ -96,7 +98,7 @@ class LocalLearner:
         for target, source in zip(reference.parameters(), self.decoder.parameters(), strict=True):
             target.copy_(source.detach())
         reference.compute_dtype = self.decoder.compute_dtype
-        self.reference = reference
+        self.reference = reference.to(self._rest)
 
     def kl_weight(self, loss: LossSettings) -> float:
         """The KL's coefficient at the next update."""
@@ -118,7 +120,9 @@ class LocalLearner:
             return batch
         if self.reference is None:
             raise LearnerError("the KL needs a reference policy and none was frozen; this is a bug in the caller")
-        return batch.with_(reference_logprobs=self.token_logprobs(self.reference, batch, temperature))
+        logprobs = self.token_logprobs(self.reference.to(self.device), batch, temperature)
+        self.reference.to(self._rest)
+        return batch.with_(reference_logprobs=logprobs)
 
     @torch.no_grad()
     def token_logprobs(self, decoder: Decoder, batch: Batch, temperature: float) -> Floats:

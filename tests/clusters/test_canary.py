@@ -107,6 +107,6 @@ def test_the_learner_s_own_arithmetic_is_what_samplers_are_held_to(warm_folder: 
     try:
         rollout = cluster._all(cluster.samplers, "probe", cluster._vocabulary)[0]
         own, unrounded = cluster._all(cluster.ranks, "probed", rollout)[0]
-        assert 0.0 < np.abs(own - unrounded).max() and cluster.gap <= 8 * np.abs(own - unrounded).max()
+        assert np.abs(own - unrounded).max() > 0.0 and cluster.gap <= 8 * np.abs(own - unrounded).max()
     finally:
         cluster.close()
