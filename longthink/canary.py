@@ -16,9 +16,10 @@ from longthink.types import Floats, Problem, Request, Rollout, RolloutId, Sampli
 
 __all__ = ["digest", "misplaced", "misused", "probe_request"]
 
-EXACT = 1e-4  # nats by which two programs may differ in the dtype of the weights
-ROUNDING = 8.0  # and times what the learner's own rounding to a narrower dtype moves the probe's log-probs
-LENGTH = 16  # tokens of the probe's response, and of its prompt
+EXACT = 1e-4  # nats by which two programs may differ on average in the dtype of the weights
+ROUNDED = 0.02  # and in a narrower one, where moreover
+ROUNDING = 8.0  # times what the learner's own rounding moves the probe's log-probs on average is allowed for
+LENGTH = 32  # tokens of the probe's response, and of its prompt
 NAMED = 5  # tensors that a message lists
 
 
@@ -46,14 +47,16 @@ def misplaced(there: int, digests: Mapping[str, int], version: int, own: Mapping
 def misused(rollout: Rollout, version: int, logprobs: Floats, unrounded: Floats) -> tuple[float, str]:
     """The largest gap between a probe's log-probs and the learner's, and what is wrong; empty where nothing is.
 
-    `unrounded` are the learner's in the dtype of its weights: how far apart the two are says how far off a sampler may be.
+    `unrounded` are the learner's in the dtype of its weights: how far apart the two are says how far off a sampler may be. Means
+    over the probe are compared, which vary far less than the largest gaps.
     """
-    tolerance = EXACT + ROUNDING * float(np.abs(logprobs - unrounded).max())
+    rounding = float(np.abs(logprobs - unrounded).mean())
+    tolerance = EXACT + (ROUNDED + ROUNDING * rounding if rounding else 0.0)
     sampled = np.concatenate([s.logprobs for s in rollout.segments if s.logprobs is not None])
-    gap = float(np.abs(sampled - logprobs).max())
+    gap, off = float(np.abs(sampled - logprobs).max()), float(np.abs(sampled - logprobs).mean())
     if stale := {s.policy_version for s in rollout.segments} - {version}:
         return gap, f"it samples from version {min(stale)}, the learner has {version}"
-    if not gap <= tolerance:
-        said = f"every tensor arrived, and its log-probs are up to {gap:.2g} nats off (at most {tolerance:.2g})"
+    if not off <= tolerance:
+        said = f"every tensor arrived, and its log-probs are {off:.2g} nats off on average (at most {tolerance:.2g})"
         return gap, f"{said}: another dtype, or weights that are not used"
     return gap, ""

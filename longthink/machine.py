@@ -59,6 +59,7 @@ def resolve(recipe: Recipe) -> Recipe:
     dtype = model.dtype
     if dtype == "auto":
         dtype = "bfloat16" if cuda or fast_bf16() else "float32"
-    threads = cluster.threads or max(1, cores // learners)
+    at_once = learners + cluster.samplers if recipe.rollout.staleness else max(learners, cluster.samplers)
+    threads = cluster.threads or max(1, cores // at_once)
     cluster = cluster.model_copy(update={"learners": learners, "threads": threads})
     return recipe.model_copy(update={"model": model.model_copy(update={"dtype": dtype}), "cluster": cluster})
