@@ -5,7 +5,7 @@ BEFORE ?=
 OUT ?= runs/quickstart_$(SEED)
 BIN := .venv/bin
 
-.PHONY: quickstart control direct test test-full test-cluster lint bench verifier-table figures coverage chain reference controller study install clean stress bench-verifiers bench-mechanisms
+.PHONY: quickstart control direct test test-full test-cluster lint bench verifier-table figures coverage chain reference controller scaling study install clean stress bench-verifiers bench-mechanisms
 
 install: .venv/core
 .venv/core: pyproject.toml
@@ -64,6 +64,8 @@ reference: .venv/core  ## docs/recipe.md, from the classes that read recipes
 	$(BIN)/python benchmarks/reference.py
 controller: .venv/core  ## what the triggers do on simulated runs: options chosen on one family, judged on another
 	$(BIN)/python benchmarks/controller.py
+scaling: .venv-cluster/ready  ## a step by phase in each placement, and the simulation against it: about six minutes
+	.venv-cluster/bin/python benchmarks/scaling.py
 study: $(if $(filter cluster_mini,$(NAME)),.venv-cluster/ready,.venv/core)  ## a resumable experiment: make study NAME=quickstart
 	$(if $(filter cluster_mini,$(NAME)),.venv-cluster/bin,$(BIN))/python benchmarks/study.py $(NAME)
 clean:

@@ -54,7 +54,9 @@ class ClusterSettings(Table):
     """What runs where: the only table that changes from a laptop to a cluster."""
 
     learners: int = Field(0, ge=0, description="learner ranks that share an update; 0: one per core, one on a GPU")
-    threads: int = Field(0, ge=0, description="CPU threads of a process; 0: the cores divided by the processes that compute at once")
+    threads: int = Field(
+        0, ge=0, description="CPU threads of a process; 0: the cores divided by the processes that compute at once"
+    )
     samplers: int = Field(0, ge=0, description="processes that sample and do nothing else; 0: the learner ranks sample too")
     resyncs: int = Field(
         2, ge=0, description="how often samplers are given weights again that did not arrive, before the run stops"
