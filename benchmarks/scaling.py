@@ -255,7 +255,7 @@ def draw(found: list[tuple[str, int, float, float]]) -> None:
             axes.text(
                 place + offset,
                 bottom,
-                f"{bottom:,.0f} h\n{'one after the other' if which == 2 else 'one step ahead'}",
+                f"{bottom:,.0f} h\n{'in turn' if which == 2 else 'ahead'}",
                 ha="center",
                 va="bottom",
                 fontsize=7,
