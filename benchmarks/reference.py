@@ -13,7 +13,7 @@ from longthink.prompts import PROMPTS
 from longthink.recipe import Recipe
 from longthink.rewards.base import Reward
 from longthink.shaping.base import Shape
-from longthink.tables import StudySettings
+from longthink.study import StudySettings
 from longthink.tasks.base import Task
 
 OUT = Path(__file__).resolve().parents[1] / "docs" / "recipe.md"

@@ -52,7 +52,7 @@ def save_checkpoint(
         storage.write_bytes(temporary / name, data)
     for holder in holders:
         holder.save(temporary)
-    hashes = {p.name: storage.file_hash(p) for p in sorted(temporary.iterdir())}
+    hashes = {p.relative_to(temporary).as_posix(): storage.file_hash(p) for p in sorted(temporary.rglob("*")) if p.is_file()}
     manifest = {"longthink": 1, "step": step, **facts, "files": hashes}
     storage.write_bytes(temporary / MANIFEST, json.dumps(manifest, indent=2).encode())
     storage.commit_folder(temporary, final)

@@ -94,6 +94,8 @@ def _stages(recipe: "Recipe") -> Iterator[str]:
 
 
 def _rules(recipe: "Recipe") -> Iterator[str]:
+    if recipe.lora and (any(r.do == "reset" for r in recipe.rule) or any(s.reset != "nothing" for s in recipe.stage)):
+        yield "a reset makes the policy its own reference; with [lora] that is the base model: expected no resets, or no [lora]"
     for index, rule in enumerate(recipe.rule):
         if rule.do == "next" and len(recipe.stage) < 2:
             yield f"rule.{index} goes to the next stage, and there is none: add [[stage]] tables"
@@ -202,6 +204,8 @@ def _loss(recipe: "Recipe") -> Iterator[str]:
 def _reference(recipe: "Recipe") -> Iterator[str]:
     if recipe.reference.optimizer == "reset" and not recipe.reference.replace_every:
         yield "reference.optimizer = 'reset' does nothing without reference.replace_every, the steps between replacements"
+    if recipe.lora and recipe.reference.replace_every:
+        yield "reference.replace_every with [lora], whose reference is the base model; expected one of them"
     if recipe.reference.on_host and recipe.cluster.shard:
         yield "reference.on_host is for learners that hold the whole reference; with cluster.shard each rank has a part of it"
     if recipe.loss.kl:

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from longthink.contradictions import contradiction
 from longthink.errors import RecipeError
+from longthink.study import StudySettings
 from longthink.tables import (
     CHANGEABLE,
     MOVING,
@@ -21,6 +22,7 @@ from longthink.tables import (
     DomainSettings,
     EngineSettings,
     LearnerSettings,
+    LoraSettings,
     LossSettings,
     ModelSettings,
     PoolSettings,
@@ -30,7 +32,6 @@ from longthink.tables import (
     Rule,
     SelectionSettings,
     Stage,
-    StudySettings,
     Table,
     ValidationSettings,
 )
@@ -56,6 +57,7 @@ class Recipe(Table):
     reward: dict[str, Any] = Field({}, description="their verifier (longthink/rewards)")
     domain: tuple[DomainSettings, ...] = Field((), description="a mixture, in place of task and reward")
     pools: PoolSettings | None = None
+    lora: LoraSettings | None = None
     workers: int = Field(2, ge=1, description="verifier processes")
     reward_servers: tuple[str, ...] = Field((), description="host:port of `longthink serve-rewards`; empty grades here")
     engine: EngineSettings = EngineSettings()

@@ -87,7 +87,8 @@ def replace_file(path: Path, data: bytes) -> None:
 def commit_folder(temporary: Path, final: Path) -> None:
     """Rename a finished folder to its real name, replacing a leftover of the same name."""
     with _reported(final):
-        _sync_folder(temporary)
+        for folder in (temporary, *(p for p in temporary.rglob("*") if p.is_dir())):
+            _sync_folder(folder)
         if final.exists():
             shutil.rmtree(final)
         os.replace(temporary, final)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any, Protocol, get_args
 
 import numpy as np
 
@@ -10,6 +10,13 @@ from longthink.collect import Scored
 from longthink.types import Group, Rollout, Status
 
 __all__ = ["staleness", "summarize"]
+
+
+class Counted(Protocol):
+    """Who counts lengths on both sides of the way from samplers to training."""
+
+    sampled: Counter[int]
+    collected: Counter[int]
 
 
 def summarize(scored: Sequence[Scored], groups: Sequence[Group], generated_before: int, cap: int = 0) -> dict[str, Any]:
@@ -53,22 +60,19 @@ def summarize(scored: Sequence[Scored], groups: Sequence[Group], generated_befor
     return row | {f"verdict/{status}_share": statuses[status] / len(scored) for status in get_args(Status)}
 
 
-def staleness(scored: Sequence[Scored], version: int, sampled: Counter[int], collected: Counter[int]) -> dict[str, float]:
+def staleness(scored: Sequence[Scored], version: int, counts: Counted) -> dict[str, float]:
     """How old the tokens of a step are that trains the policy of this version, and whether lengths were lost on the way.
 
-    `sampled` and `collected` count rollouts by their length, as they ended and as training got them: the largest difference
-    between the two cumulative distributions (Kolmogorov-Smirnov) is 0 where nothing was left out, and grows where long
-    rollouts are.
-
-    >>> staleness([], 3, Counter({4: 2, 9: 2}), Counter({4: 2, 9: 1}))["async/length_gap"]
-    0.16666666666666663
+    `counts` has rollouts by their length, as they ended and as training got them: the largest difference between the two
+    cumulative distributions (Kolmogorov-Smirnov) is 0 where nothing was left out, and grows where long rollouts are.
     """
+    sampled, collected = counts.sampled, counts.collected
     ages = [(version - s.policy_version, len(s.token_ids)) for r, _ in scored for s in r.segments if s.source == "policy"]
     tokens = max(sum(count for _, count in ages), 1)
     gap, shares = 0.0, [0.0, 0.0]
     for length in sorted(sampled.keys() | collected.keys()):
-        for i, counts in enumerate((sampled, collected)):
-            shares[i] += counts[length] / max(counts.total(), 1)
+        for i, counted in enumerate((sampled, collected)):
+            shares[i] += counted[length] / max(counted.total(), 1)
         gap = max(gap, abs(shares[0] - shares[1]))
     return {
         "async/staleness/mean": sum(age * count for age, count in ages) / tokens,

@@ -23,7 +23,7 @@ from longthink.run import Run
 from longthink.shape import Parts, pin_files
 from longthink.stages import Triggers
 from longthink.stats import mean_interval
-from longthink.tables import StudySettings
+from longthink.study import StudySettings
 from longthink.telling import action_in_words
 from longthink.train import Training
 from longthink.types import Sampling

@@ -16,6 +16,7 @@ __all__ = [
     "DomainSettings",
     "EngineSettings",
     "LearnerSettings",
+    "LoraSettings",
     "LossSettings",
     "ModelSettings",
     "PoolSettings",
@@ -26,7 +27,6 @@ __all__ = [
     "SelectionSettings",
     "SignalSettings",
     "Stage",
-    "StudySettings",
     "Table",
     "ValidationSet",
     "ValidationSettings",
@@ -257,6 +257,16 @@ class LearnerSettings(Table):
     checkpoint_layers: bool = Field(False, description="recompute layers in the backward pass to save memory")
 
 
+class LoraSettings(Table):
+    """Low-rank updates of frozen weights are trained in place of the weights (learners/adapter.py)."""
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32.0, gt=0, description="updates are scaled by alpha / rank")
+    targets: tuple[Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], ...] = Field(
+        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), min_length=1
+    )
+
+
 Window = Annotated[int, Field(ge=1)] | Literal["training"]
 
 
@@ -383,18 +393,3 @@ class Stage(Table):
     def changes(self) -> dict[str, Any]:
         """The keys that change, by table."""
         return {name: value for name in CHANGEABLE if (value := getattr(self, name)) or (name == "shape" and value is not None)}
-
-
-class StudySettings(Table):
-    """Runs of one recipe that differ in some settings: what they are compared for, and how (sweep.py)."""
-
-    claim: str = Field("", description="what is to be seen, with its source")
-    seeds: int = Field(3, ge=1)
-    seeded: tuple[str, ...] = Field(("seed",), description="keys that get a run's seed; `{seed}` in model.path becomes it too")
-    problems: int = Field(256, ge=1, description="of the test split, for each run's last weights, at temperature 1")
-    samples: int = Field(4, ge=1)
-    window: int = Field(0, ge=0, description="response tokens of the test; 0 takes the widest of the recipe as it is")
-    reward: dict[str, Any] = Field({}, description="the test's verifier, for all domains; empty: the run's own")
-    arms: dict[Annotated[str, Field(pattern=r"^\w[\w.-]{0,99}$")], dict[str, Any]] = Field(
-        min_length=1, description="by name, what an arm changes; the first is what others are compared with"
-    )

@@ -11,9 +11,9 @@ from typing import Any
 from longthink import checkpoint, storage
 from longthink.advantage import advantages
 from longthink.clusters.cluster import Cluster
-from longthink.collect import Collector, Grading, Scored, rollout_rows
+from longthink.collect import Collector, Grading, rollout_rows
 from longthink.data import DataSource, load_domains
-from longthink.errors import EngineError, LearnerError, WorkerLost
+from longthink.errors import EngineError, LearnerError, RecipeError, WorkerLost
 from longthink.evaluate import Evaluation
 from longthink.fit import prompt_limits, refuse_misfit
 from longthink.folder import ModelFolder
@@ -94,6 +94,8 @@ class Training:
         model = ModelFolder(recipe.model.path)
         self.config = model.config
         refuse_misfit(recipe, model.config)
+        if recipe.lora and parent is not None:
+            raise RecipeError(f"[lora] trains updates of model.path; to go on from weights set model.path = '{parent.folder}'")
         self.tasks, rewards = load_domains(recipe)
         self.grading = Grading(rewards)
         parts = {name: part for r in recipe.staged for name, part in Parts(r.shape).verifiers.items()}
@@ -201,7 +203,7 @@ class Training:
             row = (
                 {"window": asked.window}
                 | summarize(scored, groups, run.generated_tokens, asked.graded_tokens)
-                | (self._staleness(scored) if asked.staleness else {})
+                | (staleness(scored, run.policy_version, self.collector) if asked.staleness else {})
                 | self.data.metrics()
                 | selected
                 | probed
@@ -218,9 +220,6 @@ class Training:
             if now.cluster.samplers:
                 row |= {"sync/gap": self.cluster.gap, "sync/resyncs": self.cluster.resyncs}
         return row | {"time/rollout_s": sampled.seconds, "time/update_s": updated.seconds}
-
-    def _staleness(self, scored: list[Scored]) -> dict[str, float]:
-        return staleness(scored, self.run.policy_version, self.collector.sampled, self.collector.collected)
 
     def _admit(self, step: int, settings: Settings) -> None:
         """Ask for the rollouts of a step, unless that was done."""

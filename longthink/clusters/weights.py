@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from longthink.canary import digest
-from longthink.learners.local import whole
+from longthink.learners.adapter import merged
 from longthink.model import Decoder, ModelConfig
 
 __all__ = ["Weights", "parameters_of", "wide"]
@@ -45,12 +45,11 @@ class Weights:
     def put(self, decoder: Decoder, *, write: bool) -> dict[str, int]:
         """Copy a decoder's weights here; of a sharded one every rank must ask, and one of them writes and gives digests."""
         found: dict[str, int] = {}
-        places: Any = self.views() if write else ((name, None) for name, _ in self.shapes)
-        for (name, place), p in zip(places, decoder.parameters(), strict=True):
-            one = whole(p.detach())
+        places = dict(self.views()) if write else {}
+        for name, one in merged(decoder):
             if write:
                 found |= digest([(name, one)])
-                place.copy_(one)
+                places[name].copy_(one)
         return found
 
     def decoder(self, dtype: torch.dtype) -> Decoder:

@@ -25,6 +25,7 @@ from longthink.engines.embedded import EmbeddedEngine
 from longthink.engines.teacher import TeacherEngine
 from longthink.errors import LongthinkError
 from longthink.folder import ModelFolder
+from longthink.learners.adapter import plain
 from longthink.learners.local import LocalLearner
 from longthink.machine import keep_memory
 from longthink.metrics import Sums
@@ -181,6 +182,9 @@ class Rank:
             reduce=reduce,
             mesh=mesh,
             reference_on_host=recipe.reference.on_host,
+            lora=recipe.lora,
+            seed=recipe.seed,
+            base=recipe.model.path,
         )
         self.weights, self.sampler = weights, Sampler(recipe, folder, device) if weights is None else None
         if weights is None:
@@ -196,11 +200,7 @@ class Rank:
             first = self.learner.rank == 0
             return self.weights.put(decoder, write=first), self.weights.post() if first else None
         assert self.sampler is not None
-        if self.learner.mesh is not None:
-            from longthink.learners.sharded import gathered
-
-            decoder = gathered(decoder)
-        self.sampler.use(decoder, version)
+        self.sampler.use(plain(decoder), version)
         return {}, None
 
     def sample(self, evaluating: bool, requests: Sequence[Request], passes: int) -> list[Rollout]:

@@ -1,8 +1,7 @@
 """The in-process learner: fp32 master weights, AdamW, exact denominators, micro-batches that change nothing.
 
-Several learners may share the work: each sees the whole batch, counts the same denominators and computes its share of the rows.
-Either each holds the whole weights and `reduce` adds the gradients up before the same optimizer step, or weights, gradients and
-optimizer are cut over a `mesh` (sharded.py).
+Several learners may share the work: each counts the same denominators over the whole batch and computes its share of the rows.
+Each holds the whole weights and `reduce` adds the gradients up, or all is cut over a `mesh` (sharded.py).
 """
 
 import math
@@ -20,19 +19,20 @@ from longthink import storage
 from longthink.attention import Layout
 from longthink.errors import LearnerError
 from longthink.folder import fill, read_weights, write_weights
+from longthink.learners.adapter import attach, merged, read_adapter, switched_off, whole, write_adapter
 from longthink.learners.head import logprobs_and_entropy
 from longthink.learners.packing import Plan, microbatches
 from longthink.losses import MAX_LOG_RATIO, correction, kl_estimate, sequence_ratio, surrogate, token_weights
 from longthink.metrics import Sums
 from longthink.model import Decoder
 from longthink.schedules import kl_coefficient, learning_rate
-from longthink.tables import LearnerSettings, LossSettings
+from longthink.tables import LearnerSettings, LoraSettings, LossSettings
 from longthink.types import Batch, Floats, Ints
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
-__all__ = ["LocalLearner", "whole"]
+__all__ = ["LocalLearner"]
 
 # The CPU's bf16 kernels are compiled for each shape they meet, which costs more than a small product itself.
 # Attention blocks as wide as a multiple of WIDTH, in micro-batches of a multiple of TOTAL tokens, meet few shapes.
@@ -65,9 +65,15 @@ class LocalLearner:
         reduce: Callable[[list[Tensor]], None] | None = None,
         mesh: "DeviceMesh | None" = None,
         reference_on_host: bool = False,
+        lora: LoraSettings | None = None,
+        seed: int = 0,
+        base: str = "",
     ) -> None:
         self.device, self.settings = torch.device(device), settings
         self.rank, self.world, self.reduce, self.mesh = rank, world, reduce, mesh
+        self.lora, self.base = lora, base
+        if lora is not None:
+            attach(decoder, lora, seed)
         self.decoder = self._placed(decoder.to(self.device, torch.float64 if dtype == torch.float64 else torch.float32))
         self.decoder.compute_dtype = dtype
         self.decoder.checkpoint_layers = settings.checkpoint_layers
@@ -85,14 +91,21 @@ class LocalLearner:
 
     def _fresh_optimizer(self) -> torch.optim.AdamW:
         s = self.settings
-        return torch.optim.AdamW(self.decoder.parameters(), lr=s.lr, betas=s.betas, weight_decay=s.weight_decay, fused=True)
+        return torch.optim.AdamW(self._trained(), lr=s.lr, betas=s.betas, weight_decay=s.weight_decay, fused=True)
+
+    def _trained(self) -> list[torch.nn.Parameter]:
+        """The parameters that updates move: all, or those of low-rank updates."""
+        return [p for p in self.decoder.parameters() if p.requires_grad]
 
     def reset_optimizer(self) -> None:
         """Forget the moments and the position in the learning-rate schedule."""
         self.optimizer, self.updates = self._fresh_optimizer(), 0
 
     def freeze_reference(self) -> None:
-        """Copy the policy into the reference."""
+        """Copy the policy into the reference; with low-rank updates it is the base model, in its place."""
+        if self.lora is not None:
+            self.reference = self.decoder
+            return
         reference = self._placed(Decoder(self.decoder.config).to(self.device, next(self.decoder.parameters()).dtype))
         reference.requires_grad_(False)
         for target, source in zip(reference.parameters(), self.decoder.parameters(), strict=True):
@@ -120,6 +133,9 @@ class LocalLearner:
             return batch
         if self.reference is None:
             raise LearnerError("the KL needs a reference policy and none was frozen; this is a bug in the caller")
+        if self.lora is not None:
+            with switched_off(self.decoder):
+                return batch.with_(reference_logprobs=self.token_logprobs(self.decoder, batch, temperature))
         logprobs = self.token_logprobs(self.reference.to(self.device), batch, temperature)
         self.reference.to(self._rest)
         return batch.with_(reference_logprobs=logprobs)
@@ -214,7 +230,7 @@ class LocalLearner:
             micro = self._micro(batch, plan)
             if len(micro.labels) or self.mesh is not None:
                 self._backward(batch, micro, weights[torch.from_numpy(micro.flat)], loss, temperature, sums)
-        parameters = list(self.decoder.parameters())
+        parameters = self._trained()
         for p in parameters:
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
         if self.reduce is not None:
@@ -295,11 +311,18 @@ class LocalLearner:
 
     def save(self, folder: Path) -> None:
         """Write weights (as a Hugging Face file), reference and optimizer into `folder`; all ranks of a mesh call it."""
+        first = self.rank == 0
+        weights = {name: one.cpu() if first else one[:0] for name, one in merged(self.decoder)}
+        if first:
+            write_weights(folder, weights)
+        if self.lora is not None:
+            write_adapter(folder, self.decoder, self.lora, self.base, write=first)
         if self.mesh is not None:
-            self._save_sharded(folder)
+            from longthink.learners.sharded import save_state
+
+            save_state(folder, self._named(reference=self.reference is not None, optimizer=bool(self.optimizer.state)))
             return
-        write_weights(folder, self.decoder.state_dict())
-        if self.reference is not None:
+        if self.reference is not None and self.lora is None:
             storage.write_bytes(folder / "reference.tensors", save(_contiguous(self.reference.state_dict())))
         tensors: dict[str, Tensor] = {"updates": torch.tensor(self.updates)}
         for index, state in self.optimizer.state_dict()["state"].items():
@@ -308,7 +331,11 @@ class LocalLearner:
 
     def load(self, folder: Path, *, optimizer: bool = True) -> None:
         """Read what `save` wrote; without `optimizer` the weights alone."""
-        read_weights(folder, self.decoder)
+        if self.lora is not None:
+            read_adapter(folder, self.decoder)
+            self.freeze_reference()
+        else:
+            read_weights(folder, self.decoder)
         if not optimizer:
             return
         self.reset_optimizer()
@@ -331,7 +358,7 @@ class LocalLearner:
 
     def _optimizer_state(self) -> list[dict[str, Tensor]]:
         """Each parameter's state, in order; zeros before the first step."""
-        parameters = list(self.decoder.parameters())
+        parameters = self._trained()
         for p in parameters:
             if not self.optimizer.state[p]:
                 step = torch.zeros((), dtype=torch.float32, device=self.device)
@@ -341,25 +368,13 @@ class LocalLearner:
     def _named(self, *, reference: bool, optimizer: bool) -> dict[str, Tensor]:
         """What a sharded checkpoint holds beside the weights, by name."""
         found: dict[str, Tensor] = {"updates": torch.tensor(self.updates)}
-        if reference:
+        if reference and self.lora is None:
             assert self.reference is not None
             found |= {f"reference.{name}": p for name, p in self.reference.named_parameters()}
-        names = [name for name, _ in self.decoder.named_parameters()]
+        names = [name for name, p in self.decoder.named_parameters() if p.requires_grad]
         for name, state in zip(names, self._optimizer_state(), strict=True) if optimizer else ():
             found |= {f"optimizer.{name}.{key}": value for key, value in state.items()}
         return found
-
-    def _save_sharded(self, folder: Path) -> None:
-        from longthink.learners.sharded import save_state
-
-        weights: dict[str, Tensor] = {}
-        for name, p in self.decoder.named_parameters():
-            one = whole(p.detach())
-            if self.rank == 0:
-                weights[name] = one.cpu()
-        if self.rank == 0:
-            write_weights(folder, weights)
-        save_state(folder, self._named(reference=self.reference is not None, optimizer=bool(self.optimizer.state)))
 
     def _load_sharded(self, folder: Path) -> None:
         """From any number of ranks, sharded or not, to this one's."""
@@ -372,11 +387,6 @@ class LocalLearner:
         state = self._named(reference=reference, optimizer=any(name.startswith("optimizer.") for name in names))
         load_state(folder, state)
         self.updates = int(state["updates"])
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor as it is, or put together where it is cut over ranks: then every rank must ask."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -19,13 +19,12 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor
 
 from longthink import storage
 from longthink.errors import CheckpointError, StorageError
 from longthink.model import Decoder
 
-__all__ = ["METADATA", "gathered", "join", "leave", "let_go", "load_state", "save_state", "shard", "stored_names"]
+__all__ = ["METADATA", "join", "leave", "let_go", "load_state", "save_state", "shard", "stored_names"]
 
 METADATA = ".metadata"  # as torch calls it
 
@@ -65,20 +64,6 @@ def let_go(decoder: Decoder) -> None:
     for module in (*decoder.layers, decoder):
         if isinstance(module, FSDPModule):
             module.reshard()
-
-
-def gathered(decoder: Decoder) -> Decoder:
-    """A whole copy of a sharded decoder, for a sampler; the decoder itself where it is whole. Every rank must ask."""
-    first = next(decoder.parameters())
-    if not isinstance(first, DTensor):
-        return decoder
-    with torch.device("meta"):
-        copy = Decoder(decoder.config)
-    copy = copy.to(first.dtype).to_empty(device=first.device).requires_grad_(False)
-    for target, source in zip(copy.parameters(), decoder.parameters(), strict=True):
-        target.copy_(source.detach().full_tensor())  # type: ignore[attr-defined]
-    copy.compute_dtype = decoder.compute_dtype
-    return copy
 
 
 # -- state on disk ----------------------------------------------------------------------------------------------------

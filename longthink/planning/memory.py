@@ -1,5 +1,6 @@
 """Bytes by use: what a recipe needs in each of its processes."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -34,21 +35,27 @@ class Shape(NamedTuple):
     vocabulary: int
     tied: bool
     kv_numbers: int  # of a token in the cache
+    low_rank: Mapping[str, int]  # inputs and outputs of a layer's matrices, by name: what a rank of their updates has
 
     @classmethod
     def of(cls, c: ModelConfig) -> "Shape":
         kv = 2 * c.num_layers * c.num_kv_heads * c.head_dim
-        return cls(count_parameters(c), c.num_layers, c.hidden_size, c.vocab_size, c.tied, kv)
+        heads, kv_heads = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
+        ends = {"q_proj": heads, "k_proj": kv_heads, "v_proj": kv_heads, "o_proj": heads}
+        ends |= dict.fromkeys(("gate_proj", "up_proj", "down_proj"), c.intermediate_size)
+        low_rank = {name: c.hidden_size + other for name, other in ends.items()}
+        return cls(count_parameters(c), c.num_layers, c.hidden_size, c.vocab_size, c.tied, kv, low_rank)
 
 
 def needs(recipe: Recipe, shape: Shape) -> tuple[dict[str, float], dict[str, float], int]:
     """GiB by use of a learner rank and of a sampler, and how many rollouts of full length the sampler holds.
 
     The learner has master weights, gradients and two moments in fp32 (float64 for a float64 model) and the reference too, cut
-    over sharded ranks; of those a layer is whole while it computes. A micro-batch keeps activations for its backward pass: of
-    all layers, or with `checkpoint_layers` each layer's input and one layer's rest. A sequence is never cut, so that one that
-    is longer than `microbatch_tokens` is a micro-batch of its own. A sampler has the weights in its dtype, the embedded one
-    embedding and head in fp32, and keys and values of the rollouts that run.
+    over sharded ranks; with low-rank updates those alone have gradients and moments, and the frozen weights are the reference. A
+    layer is whole while it computes. A micro-batch keeps activations for its backward pass: of all layers, or with
+    `checkpoint_layers` each layer's input and one layer's rest. A sequence is never cut, so that one that is longer than
+    `microbatch_tokens` is a micro-batch of its own. A sampler has the weights in its dtype, the embedded one embedding and head
+    in fp32, and keys and values of the rollouts that run.
     """
     dtype = getattr(torch, recipe.model.dtype if recipe.model.dtype != "auto" else "bfloat16")
     wide, narrow = (8 if dtype == torch.float64 else 4), dtype.itemsize
@@ -56,12 +63,15 @@ def needs(recipe: Recipe, shape: Shape) -> tuple[dict[str, float], dict[str, flo
     ranks = max(1, cluster.learners) if cluster.shard else 1
     tokens = max(learner.microbatch_tokens, longest)
     layer = (shape.parameters - shape.vocabulary * shape.hidden * (1 if shape.tied else 2)) / shape.layers
-    states = shape.parameters / ranks
+    trained = shape.parameters
+    if recipe.lora:
+        trained = recipe.lora.rank * shape.layers * sum(shape.low_rank[name] for name in recipe.lora.targets)
     kept = tokens * shape.hidden * narrow * (shape.layers + KEPT if learner.checkpoint_layers else shape.layers * KEPT)
-    kl = any(r.loss.kl for r in recipe.staged)
+    kept_whole = any(r.loss.kl for r in recipe.staged) and not recipe.reference.on_host and not recipe.lora
     rank = {
-        "weights, gradients, AdamW": 4 * wide * states,
-        "reference": wide * states if kl and not recipe.reference.on_host else 0.0,
+        "frozen weights": wide * shape.parameters / ranks if recipe.lora else 0.0,
+        "weights, gradients, AdamW": 4 * wide * trained / ranks,
+        "reference": wide * shape.parameters / ranks if kept_whole else 0.0,
         "gathered layers": 2 * wide * layer if ranks > 1 else 0.0,
         "activations": kept,
         "logits": 3 * wide * min(learner.head_chunk, tokens) * shape.vocabulary,
