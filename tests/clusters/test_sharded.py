@@ -10,8 +10,9 @@ import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from longthink.folder import ModelFolder, tiny_folder
-from longthink.learners.local import LocalLearner, whole
-from longthink.learners.sharded import gathered, join, leave
+from longthink.learners.adapter import plain, whole
+from longthink.learners.local import LocalLearner
+from longthink.learners.sharded import join, leave
 from longthink.rng import rng
 from longthink.tables import LearnerSettings, LossSettings
 from longthink.tasks.countdown import WORDS
@@ -69,7 +70,7 @@ def work(model: Path, jobs: list[dict[str, Any]], rank: int, world: int, port: i
             sums = learner.update(ready, LOSS, 0.8, settings).settle()
             found |= {"norm": sums.means()["learner/grad_norm/mean"], "logprobs": ready.reference_logprobs}
         found |= {f"grad.{n}": whole(p.grad).numpy() for n, p in learner.decoder.named_parameters() if p.grad is not None}
-        found |= {f"weight.{n}": p.detach().numpy() for n, p in gathered(learner.decoder).named_parameters()}
+        found |= {f"weight.{n}": p.detach().numpy() for n, p in plain(learner.decoder).named_parameters()}
         if rank == 0:
             np.savez(job["out"], **found)
         if "save" in job:
