@@ -211,7 +211,7 @@ def verl(machines: int, staleness: int) -> Any:
         "learner.checkpoint_layers=true",
         f"loss.old_logprobs={'learner' if not staleness else 'sampler'}",
     ]
-    sets += [f"rollout.staleness={staleness}", "cluster.samplers=1", "stage=[]", "engine.kind=vllm", "engine.max_rows=256"]
+    sets += [f"rollout.staleness={staleness}", "cluster.samplers=1", "stage=[]", "engine.kind=vllm", "engine.max_rows=1024"]
     made = load_recipe(ROOT / "recipes" / "deepscaler_1.5b.toml", sets)
     hardware = Hardware.of(f"{machines}x8xH20")
     return stage_plan(made, 400, shape_of("Qwen2.5-7B"), hardware, Lengths.of("500:0.8"))

@@ -64,8 +64,8 @@ class Collector:
     """Asks for the rollouts of steps, of later ones while earlier ones are trained on, and gives each step what it asked for.
 
     A step gets the rollouts of its own problems, the long as the short ones, however early or late they ended: none that was
-    asked for is left out because it took long. `sampled` and `collected` count lengths, of the steps that were collected, where
-    rollouts come in and where they go out.
+    asked for is left out because it took long. `sampled` and
+    `collected` count lengths, of the steps that were collected or dropped, where rollouts come in and where they go out.
     """
 
     def __init__(self, engine: Stream, data: DataSource, pool: Grader, seed: int) -> None:
@@ -92,6 +92,8 @@ class Collector:
     def drop(self) -> None:
         """Forget everything that is on its way, ended or not. Its problems are drawn again."""
         self._steps, self._step_of = {}, {}
+        for lengths in self._came.values():
+            self.sampled += lengths  # discarded, whatever their length
         self._came.clear()
         self.data.draw_again()
 
@@ -104,7 +106,7 @@ class Collector:
         problems as are missing are drawn again, for at most `max_rounds` rounds, and the step goes on with what there is. Groups
         beyond N go unused, and with `surplus` carry their problems are the next to be drawn.
         """
-        scoring = self._steps[step]
+        self.data.step, scoring = step, self._steps[step]
         settings, selection, grading = scoring.settings, scoring.selection, scoring.grading
         scored: list[Scored] = []
         groups: list[Group] = []

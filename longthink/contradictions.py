@@ -158,6 +158,10 @@ def _sampling(recipe: "Recipe") -> Iterator[str]:
     c = recipe.cluster
     if r.staleness and not c.samplers:
         yield f"rollout.staleness is {r.staleness}, and the ranks that train also sample; expected cluster.samplers >= 1"
+    if r.staleness and r.signal:
+        yield "rollout.signal reads its choices off finished steps, which staleness keeps behind; expected one of them"
+    if c.place == "ray" and not c.samplers:
+        yield "cluster.place is ray, which places ranks and samplers; expected cluster.samplers >= 1"
     if c.samplers and c.learners > 1 and not c.shard:
         yield f"cluster.learners is {c.learners} beside samplers of their own; expected cluster.shard = true"
     if recipe.engine.kind == "teacher" and recipe.loss.kind != "nll":

@@ -8,6 +8,7 @@
     │   └── SandboxError  programs cannot be run safely here
     ├── EngineError       generation could not go on
     │   └── WorkerLost    a process of the cluster died or is stuck; another can take its place
+    │       └── LearnerLost   and with it a part of the learner: the run goes on from its last checkpoint
     ├── LearnerError      an update could not go on (a non-finite loss, say)
     └── CheckpointError   a run folder or a checkpoint in it cannot be used
         └── StorageError  a file could not be written (disk full, read-only)
@@ -20,6 +21,7 @@ __all__ = [
     "CheckpointError",
     "EngineError",
     "LearnerError",
+    "LearnerLost",
     "LongthinkError",
     "ModelError",
     "RecipeError",
@@ -62,6 +64,10 @@ class EngineError(LongthinkError):
 
 class WorkerLost(EngineError):
     """A process of the cluster died or is stuck."""
+
+
+class LearnerLost(WorkerLost):
+    """A part of the learner is gone with a process."""
 
 
 class LearnerError(LongthinkError):

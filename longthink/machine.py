@@ -51,7 +51,8 @@ def resolve(recipe: Recipe) -> Recipe:
 
     model, cluster = recipe.model, recipe.cluster
     cuda = model.device.startswith("cuda")
-    if cuda and not torch.cuda.is_available():
+    far = cluster.place == "ray"  # then this machine need not have what the workers have
+    if cuda and not far and not torch.cuda.is_available():
         raise RecipeError(f"model.device is {model.device!r}, but torch sees no GPU; set model.device = 'cpu'")
     cores = usable_cores()
     alone = cuda or (cluster.samplers and not cluster.shard)
@@ -60,6 +61,6 @@ def resolve(recipe: Recipe) -> Recipe:
     if dtype == "auto":
         dtype = "bfloat16" if cuda or fast_bf16() else "float32"
     at_once = learners + cluster.samplers if recipe.rollout.staleness else max(learners, cluster.samplers)
-    threads = cluster.threads or max(1, cores // at_once)
+    threads = cluster.threads or (1 if far else max(1, cores // at_once))
     cluster = cluster.model_copy(update={"learners": learners, "threads": threads})
     return recipe.model_copy(update={"model": model.model_copy(update={"dtype": dtype}), "cluster": cluster})

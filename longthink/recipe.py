@@ -36,7 +36,7 @@ from longthink.tables import (
     ValidationSettings,
 )
 
-__all__ = ["Recipe", "load_recipe", "load_study", "nearest", "override", "parse_recipe"]
+__all__ = ["Recipe", "load_recipe", "load_study", "nearest", "override", "parse_recipe", "profiles"]
 
 
 FIXED = {
@@ -173,10 +173,14 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), arm: str = "", 
     return parse_recipe(table, str(path))
 
 
+def profiles() -> dict[str, Path]:
+    """Our hardware profiles by name."""
+    return {path.stem: path for path in (Path(__file__).parent / "planning" / "profiles").glob("*.toml")}
+
+
 def _profile(on: str) -> dict[str, Any]:
     """The settings of a hardware profile: one of ours by name, or a TOML file."""
-    folder = Path(__file__).parent / "planning" / "profiles"
-    ours = {path.stem: path for path in folder.glob("*.toml")}
+    ours = profiles()
     if on not in ours and not on.endswith(".toml"):
         raise RecipeError(f"--on {on!r}: expected a TOML file with a recipe's tables, or one of ours: {', '.join(sorted(ours))}")
     return _read(ours.get(on, Path(on)))

@@ -56,8 +56,6 @@ def train(recipe: Recipe, folder: Path, *, resume: bool = False, parent: "Parent
         again = resume or (bool(lost) and (folder / "recipe.toml").exists())
         try:
             with Training(recipe, folder, resume=again, parent=parent) as training:
-                for why in lost[-1:]:
-                    training.progress.note(f"{why}; the run goes on from step {max(training.run.step, 0)}")
                 training.loop()
                 return training.run
         except WorkerLost as why:
@@ -65,6 +63,7 @@ def train(recipe: Recipe, folder: Path, *, resume: bool = False, parent: "Parent
             lost, saved = [*(lost if newest == saved else []), why], newest
             if len(lost) > recipe.cluster.restarts:
                 raise EngineError(f"{why}; {len(lost)} such losses since the last checkpoint. Go on with --resume") from None
+            print(f"{why}; all processes are started again, and the run goes on from step {max(newest, 0)}", flush=True)
 
 
 class Parent:
@@ -193,6 +192,7 @@ class Training:
             last = min(step + settings.rollout.staleness, self.recipe.budget.max_steps)
             for ahead in range(step, max(step, last) + 1):
                 self._admit(ahead, settings if ahead == step else fold(self.recipe, run.events, run.rows, ahead - step))
+            self.cluster.hand_out()
             asked, scored, groups, chosen, selected = self.collector.collect(step, self.progress.rollouts)
             probed: dict[str, float] = {}
             if self.second is not None and step % self.recipe.probe.every == 0:

@@ -219,6 +219,21 @@ def test_a_surplus_is_carried_over_or_discarded():
     assert places(again.chosen) == [6, 7, 8, 9]
 
 
+def test_what_is_dropped_shows_in_the_lengths():
+    """Two steps are asked for; the second is dropped after its rollouts came in, so that training never has them."""
+    engine, data = Ends(), DataSource({"": (Places(), 1.0)}, Ids(), RolloutSettings())
+    collector = Collector(engine, data, Every({1}), seed=0)
+    for step in (1, 2):
+        data.begin(step)
+        asked = {"grading": Grading({"": Countdown()}), "selection": SelectionSettings(), "journal": {}}
+        collector.admit(step, RolloutSettings(prompts=2, group_size=2), **asked)
+    collector.collect(1, lambda done, total: None)
+    assert collector.sampled == collector.collected == {2: 4}
+    collector.drop()
+    assert collector.sampled.total() == 8 and collector.collected.total() == 4
+    assert [group for group, _, _ in data.draw(3)] == [2, 3, 4]
+
+
 # -- what the verifier and the parts see ---------------------------------------------------------------------------
 
 

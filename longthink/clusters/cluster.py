@@ -9,23 +9,24 @@ A sampler that is lost is replaced, given the weights of the day and asked again
 the learner is lost: that ends the cluster, and the run goes on from its last checkpoint (train.py).
 """
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
 from longthink.canary import misplaced, misused
 from longthink.clusters.local import LocalPlacement
-from longthink.clusters.peers import Inline, Peer, Placement
+from longthink.clusters.peers import Due, Inline, Place, Placement
 from longthink.clusters.weights import Weights, parameters_of, wide
-from longthink.clusters.workers import Make, Rank, RemoteSampler, SharedSum, find_store, scored_rows
+from longthink.clusters.workers import Rank, RemoteSampler, SharedSum, find_store, scored_rows
 from longthink.engines.embedded import EmbeddedEngine
-from longthink.errors import EngineError, LongthinkError, WorkerLost
+from longthink.errors import EngineError, LearnerLost, LongthinkError, WorkerLost
 from longthink.folder import ModelFolder
 from longthink.learners.local import LocalLearner
 from longthink.metrics import Sums
@@ -37,26 +38,6 @@ __all__ = ["Cluster"]
 
 PASSES = 16  # of the model in a slice
 AHEAD = 2  # slices a sampler elsewhere is asked for in advance, so that it never waits for the controller
-
-
-class Due(NamedTuple):
-    """A call that a worker has not answered, and who takes the answer."""
-
-    take: Callable[[Any], object]
-    name: str
-    args: tuple[Any, ...]
-
-
-class Place:
-    """A worker's place: the process that fills it now, what it owes, and the rollouts it has, of training and of evaluation."""
-
-    def __init__(self, name: str, make: Make | None, peer: Peer) -> None:
-        self.name, self.make, self.peer = name, make, peer
-        self.where = ("", 0)  # its machine and process id
-        self.due: deque[Due] = deque()
-        self.slices = 0
-        self.fresh: dict[bool, list[Request]] = {False: [], True: []}  # not handed over yet
-        self.open: dict[bool, dict[RolloutId, Request]] = {False: {}, True: {}}
 
 
 def _rank(
@@ -91,7 +72,7 @@ class Cluster:
         self._vocabulary = folder.config.vocab_size
         self.tries, self.gap, self.resyncs, self.digests = asked.resyncs, 0.0, 0, dict[str, int]()
         self._version, self._posted, self._holding = -1, None, False
-        self.restarts, self._losses = asked.restarts, 0
+        self.restarts = asked.restarts
         self.ranks: list[Place] = []
         self.samplers: list[Place] = []
         self.placement = _placed(recipe)
@@ -131,6 +112,7 @@ class Cluster:
     # -- calls and answers --------------------------------------------------------------------------------------
 
     def _ask(self, place: Place, take: Callable[[Any], object], name: str, *args: Any) -> None:
+        place.since = place.since if place.due else time.monotonic()
         place.due.append(Due(take, name, args))
         place.peer.send(name, *args)
 
@@ -152,35 +134,44 @@ class Cluster:
         owing = [place for place in (*self.ranks, *self.samplers) if place.due]
         here = [place for place in owing if isinstance(place.peer, Inline)]
         others = {id(place.peer): place for place in owing if place not in here}
-        ready = self.placement.wait([p.peer for p in others.values()], 0.0 if here else self.patience_s) if others else []
+        left = min([place.since for place in others.values()], default=0.0) + self.patience_s - time.monotonic()
+        ready = self.placement.wait([p.peer for p in others.values()], 0.0 if here else max(left, 0.0)) if others else []
         for peer in ready:
             self._take(others[id(peer)])
         for place in here:
             self._take(place)
-        if not ready and not here:
-            place = owing[0]
-            raise WorkerLost(
-                f"{place.name} has not answered {place.due[0].name!r} in {self.patience_s:g} s (its stacks are above)"
-            )
+        for place in others.values():
+            if place.due and place.peer not in ready and time.monotonic() - place.since > self.patience_s:
+                what = f"{place.name} has not answered {place.due[0].name!r}"
+                self._lose(place, WorkerLost(f"{what} in {self.patience_s:g} s (its stacks are above)"))
+
+    def _lose(self, place: Place, lost: WorkerLost) -> None:
+        """Replace a sampler. Raises: the loss of a rank, or of what a sampler needs of one."""
+        if place not in self.samplers or isinstance(lost, LearnerLost):
+            raise lost
+        self._replace(place, lost)
 
     def _take(self, place: Place) -> None:
         try:
             answer = place.peer.receive()
         except WorkerLost as lost:
-            if place not in self.samplers:
-                raise
-            self._replace(place, lost)
+            self._lose(place, lost)
         except (LongthinkError, RuntimeError) as error:
             if self._sharded and place in self.ranks:
                 self._raise_cause(place, error)
             raise
         else:
+            place.since = time.monotonic()
             place.due.popleft().take(answer)
 
     def _raise_cause(self, place: Place, error: Exception) -> None:
         """Where a rank's group broke because another rank was lost or refused a call: that one's story."""
         for other in self.ranks:
-            if other is not place and other.due and self.placement.wait([other.peer], 2.0):
+            if other is place or not other.due:
+                continue
+            if not self.placement.wait([other.peer], 2.0):
+                error = WorkerLost(f"{other.name} is silent, and {place.name} no longer waits for it")
+            else:
                 try:
                     other.peer.receive()
                 except LongthinkError as e:
@@ -189,9 +180,9 @@ class Cluster:
 
     def _replace(self, place: Place, lost: WorkerLost) -> None:
         """Another process in a sampler's place: it gets the weights, answers what was asked, and samples what was not ended."""
-        self._losses += 1
-        if self._losses > self.restarts or place.make is None:
-            raise EngineError(f"{lost}; {self._losses} samplers were lost and no rollout ended in between. Start with --resume")
+        place.losses += 1
+        if place.losses > self.restarts or place.make is None:
+            raise EngineError(f"{lost}; lost {place.losses} times, and no rollout ended in between. Go on with --resume")
         self.note(f"{lost}; another takes its place")
         place.peer.kill()
         owed, place.due, place.slices = place.due, deque(), 0
@@ -266,6 +257,9 @@ class Cluster:
         `resyncs`. Raises: EngineError when that does not help either.
         """
         self.resyncs, failures, self._holding = 0, [""], True
+        while any(due.name != "sample" for place in self.samplers for due in place.due):
+            self._turn()  # one that has just begun gets the weights it asked for first
+        self._version = -1  # whoever begins from here on gets the weights that come now
         while failures:
             self.digests, self._posted = self._all(self.ranks, "sync", version)[0]
             self._version = version
@@ -314,6 +308,8 @@ class Cluster:
             yield
         finally:
             self.evaluating = before
+            if not before:
+                self.hand_out()
 
     def forget(self) -> None:
         """Drop every rollout of training that was submitted, wherever it is."""
@@ -324,6 +320,15 @@ class Cluster:
         self._waiting[False].clear()
         self._ended[False].clear()
         self._holding = False
+
+    def hand_out(self) -> None:
+        """Give what was submitted to the samplers; they begin at once."""
+        use = self.evaluating
+        for request in self._waiting[use]:
+            self.hosts[request.id.group % len(self.hosts)].fresh[use].append(request)
+        self._waiting[use].clear()
+        for place in self.samplers:
+            self._feed(place)
 
     def submit(self, request: Request) -> None:
         self._waiting[self.evaluating].append(request)
@@ -344,9 +349,7 @@ class Cluster:
         use = self.evaluating
         waiting, ended = self._waiting[use], self._ended[use]
         while waiting or ended or self._open(use):
-            for request in waiting:
-                self.hosts[request.id.group % len(self.hosts)].fresh[use].append(request)
-            waiting.clear()
+            self.hand_out()
             while ended or self._open(use):
                 for place in self.hosts:
                     self._feed(place)
@@ -372,7 +375,7 @@ class Cluster:
         for rollout in rollouts:
             del place.open[use][rollout.id]
             self._ended[use].append(rollout)
-            self._losses = 0
+            place.losses = 0
         self._feed(place)
 
 

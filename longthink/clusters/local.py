@@ -80,6 +80,8 @@ class LocalPlacement:
     def meet(self) -> None:
         """Wait until every process has come this far, then let all go on."""
         for peer in self._started:
+            if not peer.connection.poll(self._patience_s):
+                raise WorkerLost(f"{peer.name} has not come to an update in {self._patience_s:g} s (its stacks are above)")
             kind, value = peer._receive()
             if kind != "here":
                 opened(peer.name, kind, value)

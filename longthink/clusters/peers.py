@@ -1,8 +1,9 @@
 """What the controller knows of a process that answers calls, wherever it runs, and of who starts it."""
 
+import time
 from collections import deque
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -10,8 +11,9 @@ from longthink.clusters.weights import Weights
 from longthink.clusters.workers import Make, Rank
 from longthink.errors import EngineError
 from longthink.model import ModelConfig
+from longthink.types import Request, RolloutId
 
-__all__ = ["Inline", "Peer", "Placement", "opened"]
+__all__ = ["Due", "Inline", "Peer", "Place", "Placement", "opened"]
 
 
 class Peer(Protocol):
@@ -66,6 +68,27 @@ class Inline:
 
     def kill(self) -> None:
         self.rank = None
+
+
+class Due(NamedTuple):
+    """A call that a worker has not answered, and who takes the answer."""
+
+    take: Callable[[Any], object]
+    name: str
+    args: tuple[Any, ...]
+
+
+class Place:
+    """A worker's place: the process that fills it now, what it owes, and the rollouts it has, of training and of evaluation."""
+
+    def __init__(self, name: str, make: Make | None, peer: Peer) -> None:
+        self.name, self.make, self.peer = name, make, peer
+        self.where = ("", 0)  # its machine and process id
+        self.due: deque[Due] = deque()
+        self.slices = self.losses = 0  # losses since it has ended a rollout
+        self.since = time.monotonic()  # of the oldest call it owes an answer to
+        self.fresh: dict[bool, list[Request]] = {False: [], True: []}  # not handed over yet
+        self.open: dict[bool, dict[RolloutId, Request]] = {False: {}, True: {}}
 
 
 def opened(name: str, kind: str, value: Any) -> Any:

@@ -6,6 +6,7 @@ restarted by Ray: who lost it (cluster.py, train.py) knows what to do.
 """
 
 import os
+import warnings
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
@@ -21,7 +22,7 @@ from torch import Tensor
 from longthink.clusters.peers import opened
 from longthink.clusters.weights import Weights
 from longthink.clusters.workers import Make, Worker
-from longthink.errors import EngineError, WorkerLost
+from longthink.errors import EngineError, LearnerLost, WorkerLost
 from longthink.model import ModelConfig
 from longthink.recipe import Recipe
 
@@ -63,7 +64,12 @@ class ObjectWeights(Weights):
         return posted
 
     def fetch(self, posted: Any) -> None:
-        self.flat = torch.from_numpy(ray.get(posted[0]))
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nobody writes
+                self.flat = torch.from_numpy(ray.get(posted[0]))
+        except RayError as e:
+            raise LearnerLost(f"the learner's weights are gone with the machine that had them ({_first_line(e)})") from None
 
 
 class RayPeer:
@@ -117,7 +123,8 @@ class RayPlacement:
         except ConnectionError:
             if address != "auto":
                 raise EngineError(f"no Ray answers at RAY_ADDRESS = {address!r}; start it there (docs/cluster.md)") from None
-            ray.init(num_cpus=self._workers * self.recipe.cluster.threads, include_dashboard=False, logging_level="ERROR")
+            cores = self._workers * self.recipe.cluster.threads
+            ray.init(address="local", num_cpus=cores, include_dashboard=False, logging_level="ERROR")
         except (RayError, RuntimeError, ValueError) as e:
             raise EngineError(
                 f"Ray at {address!r} does not let us in: {_first_line(e)}. Every machine needs the head's token: "

@@ -1,10 +1,13 @@
 """What runs in the processes of a cluster: learner ranks, samplers, and how they answer calls."""
 
+import contextlib
 import ctypes
 import faulthandler
 import os
 import platform
+import queue
 import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -134,7 +137,8 @@ class RemoteSampler(Sampler):
         if recipe.model.device == "cpu":
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # vLLM takes a GPU where it sees one
         elif (count := torch.cuda.device_count()) > 1:  # the learner ranks have the first ones
-            os.environ["CUDA_VISIBLE_DEVICES"] = str((recipe.cluster.learners + number) % count)
+            mine = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")
+            os.environ["CUDA_VISIBLE_DEVICES"] = mine[(recipe.cluster.learners + number) % count]
         torch.set_num_threads(recipe.cluster.threads)
         keep_memory()
         super().__init__(recipe, ModelFolder(recipe.model.path), recipe.model.device)
@@ -273,23 +277,34 @@ def _engines(recipe: Recipe, folder: ModelFolder, dtype: torch.dtype, device: st
 
 
 def serve(connection: Connection, make: Make, patience_s: float) -> None:
-    """A process's life: answer calls on what `make` gives until the caller goes away."""
+    """A process's life: answer calls on what `make` gives until the caller goes away.
+
+    Calls are read as they come, in a thread: a caller that writes never waits for one that is busy writing to it.
+    """
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
+    calls: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def read() -> None:
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                calls.put(connection.recv())
+        calls.put(None)
+
     def meet() -> None:
         connection.send(("here", None))
-        connection.recv()
+        if calls.get() is None:
+            raise EOFError
 
+    threading.Thread(target=read, daemon=True).start()
     worker = Worker(partial(make, meet), patience_s)
-    while True:
-        try:
-            kind, value = worker.answer(*connection.recv())
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        while (call := calls.get()) is not None:
+            kind, value = worker.answer(*call)
             connection.send((kind, value))
             if kind != "done" and torch.distributed.is_initialized():
                 os._exit(1)  # the other ranks of the group would wait for it
-        except (EOFError, BrokenPipeError, ConnectionResetError):
-            return
 
 
 class Worker:

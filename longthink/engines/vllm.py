@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from longthink.engines.cache import SlotCache
 from longthink.errors import EngineError
 from longthink.folder import read_config
 from longthink.model import Decoder
@@ -84,7 +85,12 @@ class VllmEngine:
             os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, round(cache_gb)))
         from vllm import LLM
 
-        settings: dict[str, Any] = {"kv_cache_memory_bytes": int(cache_gb * 2**30)}
+        self.config = read_config(folder)
+        longest = min(longest, int(cache_gb * 2**30) // SlotCache.bytes_per_token(self.config, dtype))  # one has to fit
+        settings: dict[str, Any] = {
+            "kv_cache_memory_bytes": int(cache_gb * 2**30),
+            "gpu_memory_utilization": 0.01,  # which it asks to be free, and does not use where the cache's size is given
+        }
         if on_cpu:  # where the draws of a request cannot be rewound, as they are when a context is computed in parts
             settings = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(longest, PREFILL_TOKENS)}
         try:
@@ -104,7 +110,7 @@ class VllmEngine:
         except (RuntimeError, ValueError, AssertionError) as e:
             raise EngineError(f"vLLM refuses {folder}: {type(e).__name__}: {str(e)[:500]}") from None
         self.engine = self.llm.llm_engine
-        self.config, self.stop_ids, self.longest, self.version = read_config(folder), stop_ids, longest, 0
+        self.stop_ids, self.longest, self.version = stop_ids, longest, 0
         self._waiting: dict[RolloutId, Request] = {}
         self._running: dict[str, _Running] = {}
         self._done: dict[RolloutId, Rollout] = {}
@@ -179,7 +185,9 @@ class VllmEngine:
         from vllm.sampling_params import RequestOutputKind
 
         if (longest := len(request.prompt_ids) + request.max_tokens) > self.longest:
-            raise EngineError(f"a rollout may reach {longest} tokens, the model has {self.longest} positions")
+            raise EngineError(
+                f"a rollout may reach {longest} tokens; the model's positions and engine.cache_gb allow {self.longest}"
+            )
         begun, s = request.num_generated, request.sampling
         params = SamplingParams(
             temperature=s.temperature if s.temperature >= COLDEST else 0.0,

@@ -97,5 +97,5 @@ def costs(shape: Shape, hardware: Hardware, recipe: Recipe, learners: int, sampl
         update_s=passes * recipe.learner.epochs * 2 * shape.parameters / train,
         square_s=(passes * recipe.learner.epochs + before) * pair / train,
         step_s=0.0,
-        sync_s=1.0 + 2 * shape.parameters / (hardware.link_gb_s * 1e9),
+        sync_s=1.0 + 4 * shape.parameters / (hardware.link_gb_s * 1e9),
     )

@@ -62,7 +62,8 @@ def needs(recipe: Recipe, shape: Shape) -> tuple[dict[str, float], dict[str, flo
     learner, cluster, longest = recipe.learner, recipe.cluster, recipe.rollout.max_prompt_tokens + recipe.last_window
     ranks = max(1, cluster.learners) if cluster.shard else 1
     tokens = max(learner.microbatch_tokens, longest)
-    layer = (shape.parameters - shape.vocabulary * shape.hidden * (1 if shape.tied else 2)) / shape.layers
+    ends = shape.vocabulary * shape.hidden * (1 if shape.tied else 2)  # embedding and head
+    layer = (shape.parameters - ends) / shape.layers
     trained = shape.parameters
     if recipe.lora:
         trained = recipe.lora.rank * shape.layers * sum(shape.low_rank[name] for name in recipe.lora.targets)
@@ -79,7 +80,9 @@ def needs(recipe: Recipe, shape: Shape) -> tuple[dict[str, float], dict[str, flo
     rows = min(recipe.engine.max_rows, recipe.rollout.prompts * recipe.rollout.group_size)
     row = longest * shape.kv_numbers * narrow
     cache = min(rows * row, recipe.engine.cache_gb * GIB)
-    whole = wide * shape.vocabulary * shape.hidden * (1 if shape.tied else 2) if recipe.engine.kind == "embedded" else 0
+    whole = (
+        (wide - narrow) * shape.vocabulary * shape.hidden * (1 if shape.tied else 2) if recipe.engine.kind == "embedded" else 0
+    )
     sampler = {"sampler weights": narrow * shape.parameters + whole, "cache": cache}
     found = [{name: size / GIB for name, size in uses.items() if size} for uses in (rank, sampler)]
     return found[0], found[1], min(rows, int(cache // row))

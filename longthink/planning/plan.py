@@ -12,7 +12,7 @@ from longthink.errors import RecipeError
 from longthink.planning.hardware import Hardware, costs, reached, shape_of
 from longthink.planning.memory import GIB, Shape, needs
 from longthink.planning.simulate import Load, simulate
-from longthink.recipe import Recipe, load_recipe
+from longthink.recipe import Recipe, load_recipe, profiles
 from longthink.rng import derive_seed
 from longthink.schedules import window_at
 
@@ -92,14 +92,15 @@ def stage_plan(made: Recipe, steps: int, shape: Shape, hardware: Hardware, lengt
     prompt = min(r.max_prompt_tokens, 200)
     count = r.prompts * r.group_size
     mean = sum(lengths.draw(1000, window, 0)) / 1000
-    rows = int(
-        min(made.engine.max_rows if made.engine.kind == "embedded" else 1024, free / (2 * shape.kv_numbers) / (prompt + mean))
-    )
+    rows = int(min(made.engine.max_rows, free / (2 * shape.kv_numbers) / (prompt + mean)))
     if rows < 1:
         raise RecipeError(f"{hardware.name}: {hardware.gib:.0f} GiB hold neither this model nor one rollout of {window} tokens")
-    loads = [Load(lengths.draw(count, window, derive_seed(0, "plan", step)), r.group_size, prompt) for step in range(STEPS)]
+    loads = [
+        Load(lengths.draw(count, window, derive_seed(0, "plan", step)), r.group_size, prompt)
+        for step in range(STEPS + 2 * r.staleness)
+    ]
     times = simulate(loads, spent, samplers=min(samplers, r.prompts), rows=rows, staleness=r.staleness)
-    kept = times[r.staleness + 1 :] if ahead and len(times) > r.staleness + 1 else times
+    kept = times[r.staleness + 1 : len(times) - r.staleness] if ahead else times  # with as much ahead as there will be
     mean_of = {name: float(np.mean([getattr(t, name) for t in kept])) for name in ("rollout", "logprobs", "update", "sync")}
     other = sum(mean_of.values()) * reached("other")
     every = [n for load in loads for n in load.lengths]
@@ -182,5 +183,6 @@ def planned(recipe: Recipe, on: str, lengths: str, price: float = 0.0) -> list[s
 
 def command(args: argparse.Namespace) -> int:
     """`longthink plan`."""
-    print("\n".join(planned(load_recipe(args.recipe, args.set, args.arm), args.on, args.lengths, args.price)))
+    profile = args.on if args.on in profiles() else ""
+    print("\n".join(planned(load_recipe(args.recipe, args.set, args.arm, profile), args.on, args.lengths, args.price)))
     return 0

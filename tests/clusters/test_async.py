@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from longthink.clusters.cluster import Cluster, Place
+from longthink.clusters.cluster import Cluster
+from longthink.clusters.peers import Place
 from longthink.errors import EngineError
 from longthink.recipe import Recipe, parse_recipe
 from longthink.rewards.pool import RewardPool

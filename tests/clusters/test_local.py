@@ -3,6 +3,7 @@
 import os
 import signal
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from longthink.clusters.cluster import Cluster, Due, Place
+from longthink.clusters.cluster import Cluster
 from longthink.clusters.local import LocalPeer
-from longthink.clusters.peers import Peer
+from longthink.clusters.peers import Due, Peer, Place
 from longthink.clusters.workers import Make
 from longthink.errors import EngineError, LongthinkError, WorkerLost
 from longthink.folder import tiny_folder
@@ -150,6 +151,58 @@ def test_a_dead_sampler_is_replaced_and_nothing_is_lost(model: Path) -> None:
         cluster.close()
 
 
+def request_of(cluster: Cluster, group: int, gold: str = "") -> Request:
+    problem = replace(Countdown().problem("train", group), gold=gold)
+    return Request(RolloutId(group, 0), problem, cluster.tokenizer.prompt_ids(problem), 20, Sampling(), group)
+
+
+@pytest.mark.cluster
+def test_weights_that_come_while_a_sampler_is_replaced_are_those_it_ends_with(model: Path) -> None:
+    told: list[str] = []
+    cluster = Cluster(recipe(model, 1, samplers=2), told.append)
+    try:
+        kill(cluster.samplers[1])
+        cluster.submit(request_of(cluster, 1))
+        cluster.hand_out()
+        while not told:
+            cluster._turn()
+        cluster.sync(1)
+        (begun,) = cluster.finished()
+        cluster.submit(request_of(cluster, 3))
+        (later,) = cluster.finished()
+        assert cluster.gap < 1e-5 and {s.policy_version for s in begun.segments} <= {0, 1}
+        assert {s.policy_version for s in later.segments} == {1}
+    finally:
+        cluster.close()
+
+
+@pytest.mark.cluster
+def test_samplers_that_die_together_are_all_replaced(model: Path) -> None:
+    made = recipe(model, 1, samplers=3)
+    cluster = Cluster(made.model_copy(update={"cluster": made.cluster.model_copy(update={"restarts": 1})}))
+    try:
+        whole = sampled(cluster)
+        for place in cluster.samplers:
+            kill(place)
+        assert [r.response_ids.tolist() for r in sampled(cluster)] == [r.response_ids.tolist() for r in whole]
+    finally:
+        cluster.close()
+
+
+@pytest.mark.cluster
+def test_large_messages_that_cross_do_not_wait_for_each_other(model: Path) -> None:
+    """Each is more than a pipe holds, in both directions at once."""
+    cluster = Cluster(recipe(model, 1, samplers=1))
+    try:
+        place, answers = cluster.samplers[0], list[Rollout]()
+        for group in range(4):
+            cluster._ask(place, answers.extend, "sample", False, [request_of(cluster, group, "x" * 1_000_000)], 99)
+        cluster._settle()
+        assert {r.id.group for r in answers} == {0, 1, 2, 3} and all(len(r.problem.gold) == 1_000_000 for r in answers)
+    finally:
+        cluster.close()
+
+
 @pytest.mark.cluster
 def test_a_sampler_that_dies_again_and_again_ends_the_run(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster(recipe(model, 1, samplers=1))
@@ -163,22 +216,28 @@ def test_a_sampler_that_dies_again_and_again_ends_the_run(model: Path, monkeypat
 
         monkeypatch.setattr(cluster.placement, "start", doomed)
         kill(cluster.samplers[0])
-        with pytest.raises(EngineError, match=r"sampler 0 died .*; 4 samplers were lost and no rollout ended in between"):
+        with pytest.raises(EngineError, match=r"sampler 0 died .*; lost 4 times, and no rollout ended in between"):
             sampled(cluster)
     finally:
         cluster.close()
 
 
 @pytest.mark.cluster
-def test_a_worker_that_never_answers_is_named(model: Path) -> None:
-    cluster = Cluster(recipe(model, 1, samplers=1))
+def test_a_worker_that_never_answers_is_named_and_replaced(model: Path) -> None:
+    told: list[str] = []
+    cluster = Cluster(recipe(model, 1, samplers=1), told.append)
     try:
-        cluster.patience_s = 0.5
         peer = cluster.samplers[0].peer
         assert isinstance(peer, LocalPeer)
         os.kill(peer.process.pid or 0, signal.SIGSTOP)
-        with pytest.raises(WorkerLost, match=r"sampler 0 has not answered 'load' in 0.5 s"):
-            cluster.sync(1)
+        cluster.patience_s = 1.0
+        cluster.sync(1)
+        assert told == ["sampler 0 has not answered 'load' in 1 s (its stacks are above); another takes its place"]
+        peer = cluster.ranks[0].peer
+        assert isinstance(peer, LocalPeer)
+        os.kill(peer.process.pid or 0, signal.SIGSTOP)
+        with pytest.raises(WorkerLost, match=r"rank 0 has not answered 'sync' in 1 s"):
+            cluster.sync(2)
     finally:
         cluster.close()
 

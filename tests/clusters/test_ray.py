@@ -18,7 +18,7 @@ CLUSTER = {"learners": 2, "threads": 1, "shard": True, "samplers": 2, "place": "
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
     """One Ray for all tests, as a user would have started it, of more cores than there are."""
-    ray.init(num_cpus=5, include_dashboard=False, logging_level="ERROR")
+    ray.init(address="local", num_cpus=5, include_dashboard=False, logging_level="ERROR")
     yield
     ray.shutdown()
 
