@@ -185,9 +185,10 @@ class VllmEngine:
         from vllm.sampling_params import RequestOutputKind
 
         if (longest := len(request.prompt_ids) + request.max_tokens) > self.longest:
-            raise EngineError(
-                f"a rollout may reach {longest} tokens; the model's positions and engine.cache_gb allow {self.longest}"
+            room = (
+                "the model has {} positions" if self.longest == self.config.max_positions else "engine.cache_gb has room for {}"
             )
+            raise EngineError(f"a rollout may reach {longest} tokens, {room.format(self.longest)}")
         begun, s = request.num_generated, request.sampling
         params = SamplingParams(
             temperature=s.temperature if s.temperature >= COLDEST else 0.0,
