@@ -64,8 +64,8 @@ class Collector:
     """Asks for the rollouts of steps, of later ones while earlier ones are trained on, and gives each step what it asked for.
 
     A step gets the rollouts of its own problems, the long as the short ones, however early or late they ended: none that was
-    asked for is left out because it took long. `sampled` and
-    `collected` count lengths, of the steps that were collected or dropped, where rollouts come in and where they go out.
+    asked for is left out because it took long. `sampled` and `collected` count lengths where rollouts come in and where they go
+    out, of the steps that were collected or dropped.
     """
 
     def __init__(self, engine: Stream, data: DataSource, pool: Grader, seed: int) -> None:
@@ -74,13 +74,14 @@ class Collector:
         self._steps: dict[int, Scoring] = {}
         self._came: defaultdict[int, Counter[int]] = defaultdict(Counter)  # lengths by step
         self._step_of: dict[int, int] = {}  # by group
+        self._verdicts: dict[Hashable, Verdict] = {}  # that are there, of any step
 
     def admit(
         self, step: int, settings: RolloutSettings, *, grading: Grading, selection: SelectionSettings, journal: Journal
     ) -> None:
         """Ask for a step's rollouts, unless that was done. They keep these settings, whatever is decided in the meantime."""
         if step not in self._steps:
-            self._steps[step] = Scoring(self.pool, self.data.tokenizer, grading, settings, selection, journal)
+            self._steps[step] = Scoring(self.pool, self.data.tokenizer, grading, settings, selection, journal, self._verdicts)
             self._ask(step, round(settings.prompts * selection.oversample))
 
     def _ask(self, step: int, prompts: int) -> None:
@@ -95,6 +96,7 @@ class Collector:
         for lengths in self._came.values():
             self.sampled += lengths  # discarded, whatever their length
         self._came.clear()
+        self._verdicts.clear()
         self.data.draw_again()
 
     def collect(self, step: int, progress: Progress) -> Collected:
@@ -123,7 +125,8 @@ class Collector:
                 progress(scoring.asked - scoring.missing, scoring.asked)
                 if not scoring.missing:
                     break
-            fresh, made = _groups(self._settled(scoring), settings, grading.parts)
+            self._verdicts |= self.pool.drain()
+            fresh, made = _groups(scoring.results(), settings, grading.parts)
             scored, groups = scored + fresh, groups + made
             kept += [g for g in made if selection.dynamic == "off" or in_band(g, selection)]
             again = selection.dynamic == "refill" and rounds < selection.max_rounds
@@ -140,13 +143,6 @@ class Collector:
         return Collected(
             settings, scored, groups, chosen, row | {"select/missing_prompts": float(settings.prompts - len(chosen))}
         )
-
-    def _settled(self, scoring: "Scoring") -> list[Scored]:
-        """What a step has that was not given out, graded; verdicts of later steps are handed to them."""
-        for key, verdict in self.pool.drain().items():
-            group = (key[0] if isinstance(key[0], tuple) else key)[0]  # type: ignore[index]
-            self._steps[self._step_of[group]].verdicts[key] = verdict
-        return scoring.results()
 
     def _end(self, step: int, scored: Sequence[Scored]) -> None:
         del self._steps[step]
@@ -208,11 +204,12 @@ class Scoring:
         settings: RolloutSettings,
         selection: SelectionSettings,
         journal: Journal,
+        verdicts: dict[Hashable, Verdict],
     ) -> None:
         self.pool, self.tokenizer, self.grading, self.journal = pool, tokenizer, grading, journal
         self.settings, self.selection = settings, selection
         self.asked = self.missing = 0
-        self.verdicts: dict[Hashable, Verdict] = {}  # by rollout, or by rollout and part
+        self.verdicts = verdicts  # by rollout, or by rollout and part; they go when they are read
         self._rollouts: list[Rollout] = []
         self._recalled: set[RolloutId] = set()
 
@@ -247,10 +244,10 @@ class Scoring:
         return [(rollout, self._verdict(rollout.id)) for rollout in found]
 
     def _verdict(self, id: RolloutId) -> Verdict:
-        verifiers = self.grading.parts.verifiers
+        verifiers, verdict = self.grading.parts.verifiers, self.verdicts.pop(id)
         if not verifiers or id in self._recalled:
-            return self.verdicts[id]
-        return _with_parts(self.verdicts[id], {name: self.verdicts[id, name] for name in verifiers})
+            return verdict
+        return _with_parts(verdict, {name: self.verdicts.pop((id, name)) for name in verifiers})
 
 
 def sample_and_score(
@@ -265,12 +262,13 @@ def sample_and_score(
     settings: RolloutSettings,
 ) -> list[Scored]:
     """Every request's rollout and verdict, in id order."""
-    scoring = Scoring(pool, tokenizer, grading, settings, SelectionSettings(), journal)
+    verdicts: dict[Hashable, Verdict] = {}
+    scoring = Scoring(pool, tokenizer, grading, settings, SelectionSettings(), journal, verdicts)
     scoring.ask(engine, requests)
     for rollout in engine.finished():
         scoring.take(rollout)
         progress(scoring.asked - scoring.missing, scoring.asked)
-    scoring.verdicts |= pool.drain()
+    verdicts |= pool.drain()
     return scoring.results()
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["outcomes", "random_qwen2", "scored_group", "warm_model"]
+__all__ = ["outcomes", "random_qwen2", "scored_group", "stopped_after_one", "warm_model"]
 
 # DeepSeek's own tokens: \uff5c is the full-width vertical bar, \u2581 the low block that stands for a space.
 BOS, EOS = "<\uff5cbegin\u2581of\u2581sentence\uff5c>", "<\uff5cend\u2581of\u2581sentence\uff5c>"
@@ -141,3 +141,17 @@ def warm_model(root: Path) -> Path:
         "checkpoint": {"every": 50},
     }
     return train(parse_recipe(table, "warm"), root / "run").last_checkpoint
+
+
+def stopped_after_one(recipe: Any, folder: Path) -> Any:
+    """A run that was asked to stop in its first step, as by Ctrl-C."""
+    from longthink.train import Training
+
+    class Stopping(Training):
+        def _finish_step(self, *args: Any) -> None:
+            self.progress.stop_requested = True
+            super()._finish_step(*args)
+
+    with Stopping(recipe, folder, resume=False, parent=None) as training:
+        training.loop()
+        return training.run

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import stopped_after_one
 
 from longthink.errors import LearnerError
 from longthink.folder import ModelFolder, tiny_folder, write_weights
@@ -14,7 +15,7 @@ from longthink.metrics import ALIASES
 from longthink.recipe import Recipe, parse_recipe
 from longthink.run import Run
 from longthink.tasks.countdown import WORDS
-from longthink.train import Parent, Training, train
+from longthink.train import Parent, train
 
 TEMPLATE = "{{ bos_token }} {% for m in messages %}{{ m['content'] }} {% endfor %}<think>"
 METRICS = Path(__file__).resolve().parents[1] / "docs" / "metrics.md"
@@ -62,16 +63,8 @@ def test_every_logged_key_is_documented_and_aliases_repeat_values(model: Path, t
 
 def test_a_stop_is_saved_and_continued(model: Path, tmp_path: Path) -> None:
     whole = train(recipe(model, checkpoint={"every": 5}), tmp_path / "whole")
-    with Training(recipe(model, checkpoint={"every": 5}), tmp_path / "stopped", resume=False, parent=None) as training:
-        finish = training._finish_step
-
-        def stop_after_one(*args: Any) -> None:
-            training.progress.stop_requested = True
-            finish(*args)
-
-        training._finish_step = stop_after_one  # type: ignore[method-assign]
-        training.loop()
-        assert (training.run.step, training.run.complete) == (1, False)
+    stopped = stopped_after_one(recipe(model, checkpoint={"every": 5}), tmp_path / "stopped")
+    assert (stopped.step, stopped.complete) == (1, False)
     resumed = train(Run.open(tmp_path / "stopped", None).recipe, tmp_path / "stopped", resume=True)
     assert resumed.complete
     for name in ("model.safetensors", "optimizer.tensors", "reference.tensors", "data.json"):

@@ -101,8 +101,8 @@ class Cluster:
             if place.peer is not inline:
                 self._ask(place, partial(setattr, place, "where"), "start")
         if inline is not None:
-            assert slots is None or isinstance(self.placement, LocalPlacement)
-            reduce = None if slots is None else SharedSum(slots, 0, self.placement.meet)  # type: ignore[attr-defined]
+            assert isinstance(self.placement, LocalPlacement)  # Ray places samplers too (contradictions.py)
+            reduce = None if slots is None else SharedSum(slots, 0, self.placement.meet)
             inline.rank = Rank(recipe, 0, reduce, self._store, None)
         self._settle()
         self.hosts = self.samplers or self.ranks
@@ -181,7 +181,7 @@ class Cluster:
     def _replace(self, place: Place, lost: WorkerLost) -> None:
         """Another process in a sampler's place: it gets the weights, answers what was asked, and samples what was not ended."""
         place.losses += 1
-        if place.losses > self.restarts or place.make is None:
+        if place.losses > self.restarts:
             raise EngineError(f"{lost}; lost {place.losses} times, and no rollout ended in between. Go on with --resume")
         self.note(f"{lost}; another takes its place")
         place.peer.kill()
@@ -244,10 +244,11 @@ class Cluster:
 
     def update(self, batch: Batch, loss: LossSettings, temperature: float, settings: LearnerSettings) -> Sums:
         """Take the updates of a batch on every rank; the metrics of all."""
+        first: Sums
         first, *others = self._all(self.ranks, "update", batch, loss, temperature, settings)
         for sums in others:
             first.merge(sums)
-        return first  # type: ignore[no-any-return]
+        return first
 
     def sync(self, version: int) -> None:
         """Sample from the learner's weights from now on, under this version; rollouts that run go on with them.

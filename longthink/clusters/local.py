@@ -48,7 +48,8 @@ class LocalPeer:
 
     def _receive(self) -> tuple[str, Any]:
         try:
-            return self.connection.recv()  # type: ignore[no-any-return]
+            answer: tuple[str, Any] = self.connection.recv()
+            return answer
         except (EOFError, OSError):
             self.process.join(1.0)
             code = self.process.exitcode

@@ -81,7 +81,7 @@ class Due(NamedTuple):
 class Place:
     """A worker's place: the process that fills it now, what it owes, and the rollouts it has, of training and of evaluation."""
 
-    def __init__(self, name: str, make: Make | None, peer: Peer) -> None:
+    def __init__(self, name: str, make: Make, peer: Peer) -> None:
         self.name, self.make, self.peer = name, make, peer
         self.where = ("", 0)  # its machine and process id
         self.due: deque[Due] = deque()

@@ -170,7 +170,6 @@ class Rank:
         dtype, device = getattr(torch, recipe.model.dtype), recipe.model.device
         if device == "cuda" and recipe.cluster.learners > 1:
             device = f"cuda:{rank % torch.cuda.device_count()}"
-        self.tokenizer = folder.tokenizer
         mesh = None
         if store is not None:
             from longthink.learners.sharded import join
@@ -229,14 +228,12 @@ class Rank:
         All ranks of a mesh take part; rank 0 has them.
         """
         batch, decoder = Batch.of([Group(rollout.problem, (rollout,), (Verdict(0.0, "ok"),), (0.0,))]), self.learner.decoder
-        own = self.learner.token_logprobs(decoder, batch, 1.0)[batch.loss_mask]
-        dtype, decoder.compute_dtype = decoder.compute_dtype, next(decoder.parameters()).dtype
-        try:
-            return own, own if decoder.compute_dtype == dtype else self.learner.token_logprobs(decoder, batch, 1.0)[
-                batch.loss_mask
-            ]
-        finally:
+        narrow, wide, found = decoder.compute_dtype, next(decoder.parameters()).dtype, []
+        for dtype in dict.fromkeys((narrow, wide)):
             decoder.compute_dtype = dtype
+            found.append(self.learner.token_logprobs(decoder, batch, 1.0)[batch.loss_mask])
+        decoder.compute_dtype = narrow
+        return found[0], found[-1]
 
     def load(self, folder: Path, optimizer: bool) -> None:
         self.learner.load(folder, optimizer=optimizer)

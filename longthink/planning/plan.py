@@ -62,8 +62,6 @@ class StagePlan:
 
     window: int
     steps: int
-    learners: int
-    samplers: int
     rollout: float
     logprobs: float
     update: float
@@ -86,9 +84,10 @@ def stage_plan(made: Recipe, steps: int, shape: Shape, hardware: Hardware, lengt
     samplers = max(1, hardware.gpus // 2) if ahead else hardware.gpus
     learners = max(1, hardware.gpus - samplers) if ahead else hardware.gpus
     spent = costs(shape, hardware, made, learners, samplers)
-    free = hardware.gib * GIB * ROOM - 2 * shape.parameters
-    if not ahead:
-        free -= 20 * shape.parameters / learners  # master weights, moments and reference stay where they are
+    rank, sampler, _ = needs(sharded(made, learners), shape)
+    passing = {"gathered layers", "activations", "logits"}  # while it computes; the rest of the learner stays beside a sampler
+    stays = 0.0 if ahead else sum(size for use, size in rank.items() if use not in passing)
+    free = GIB * (hardware.gib * ROOM - sampler["sampler weights"] - stays)
     prompt = min(r.max_prompt_tokens, 200)
     count = r.prompts * r.group_size
     mean = sum(lengths.draw(1000, window, 0)) / 1000
@@ -108,14 +107,17 @@ def stage_plan(made: Recipe, steps: int, shape: Shape, hardware: Hardware, lengt
     return StagePlan(
         window,
         steps,
-        learners,
-        samplers,
         **mean_of,
         other=other,
         tokens=sum(every) / len(loads),
         clipped=float(np.mean([n >= window for n in every])),
         busy=busy,
     )
+
+
+def sharded(recipe: Recipe, learners: int) -> Recipe:
+    """The recipe with its learner cut over so many GPUs."""
+    return recipe.model_copy(update={"cluster": recipe.cluster.model_copy(update={"learners": learners, "shard": learners > 1})})
 
 
 def plan(recipe: Recipe, hardware: Hardware, lengths: Lengths) -> list[StagePlan]:
@@ -137,8 +139,7 @@ def planned(recipe: Recipe, on: str, lengths: str, price: float = 0.0) -> list[s
     """The plan as lines for a terminal."""
     hardware, shape = Hardware.of(on), shape_of(recipe.model.path)
     learners = hardware.gpus // 2 or 1 if recipe.rollout.staleness else hardware.gpus
-    ranks = {"cluster": recipe.cluster.model_copy(update={"learners": learners, "shard": learners > 1})}
-    uses = needs(recipe.model_copy(update=ranks), shape)[0]
+    uses = needs(sharded(recipe, learners), shape)[0]
     lines = [
         f"{recipe.name} on {hardware.gpus} {hardware.name} ({hardware.machines} machine(s)), "
         f"{shape.parameters / 1e9:.2f} B parameters",
@@ -164,13 +165,14 @@ def planned(recipe: Recipe, on: str, lengths: str, price: float = 0.0) -> list[s
         "other",
         "step s",
         "GPU hours",
+        "samplers busy",
     )
     rows, total, tokens = [list(names)], 0.0, 0.0
     for index, s in enumerate(plan(recipe, hardware, Lengths.of(lengths))):
         hours = s.steps * s.step * hardware.gpus / 3600
         total, tokens = total + hours, tokens + s.steps * s.tokens
         seconds = (f"{x:,.0f}" for x in (s.rollout, s.logprobs, s.update, s.sync + s.other, s.step, hours))
-        rows.append([str(index), f"{s.window}", f"{s.steps}", f"{s.tokens:,.0f}", f"{s.clipped:.0%}", *seconds])
+        rows.append([str(index), f"{s.window}", f"{s.steps}", f"{s.tokens:,.0f}", f"{s.clipped:.0%}", *seconds, f"{s.busy:.0%}"])
     lines += ["  ".join(cell.rjust(len(name)) for cell, name in zip(row, names, strict=True)) for row in rows]
     price = price or hardware.price
     money = f", ${total * price:,.0f} at ${price:g}" if price else " (no price is known: give --price)"

@@ -1,5 +1,6 @@
 """The canary: a corrupted tensor, a stale sampler and a dtype mix-up are found and named, mended or stopped at."""
 
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,7 @@ def recipe(model: Path, **cluster: Any) -> Recipe:
 
 @pytest.mark.cluster
 def test_what_arrives_once_more_goes_on_and_what_never_does_stops(warm_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cluster = Cluster(recipe(warm_folder))
-    try:
+    with closing(Cluster(recipe(warm_folder))) as cluster:
         assert cluster.gap < 1e-4 and cluster.resyncs == 0
         made = cluster.samplers[0].make
         assert isinstance(made, partial)
@@ -85,8 +85,6 @@ def test_what_arrives_once_more_goes_on_and_what_never_does_stops(warm_folder: P
         left, asks = 0, False
         with pytest.raises(EngineError, match="it samples from version 2, the learner has 3"):
             cluster.sync(3)
-    finally:
-        cluster.close()
 
 
 @pytest.mark.cluster
@@ -103,11 +101,8 @@ def test_a_sampler_of_another_dtype_is_found_before_it_samples(warm_folder: Path
 def test_the_learner_s_own_arithmetic_is_what_samplers_are_held_to(warm_folder: Path) -> None:
     """In bf16 on both sides the gap is that of bf16, and is measured against the learner's own rounding."""
     made = recipe(warm_folder, samplers=1)
-    cluster = Cluster(made.model_copy(update={"model": made.model.model_copy(update={"dtype": "bfloat16"})}))
-    try:
+    with closing(Cluster(made.model_copy(update={"model": made.model.model_copy(update={"dtype": "bfloat16"})}))) as cluster:
         rollout = cluster._all(cluster.samplers, "probe", cluster._vocabulary)[0]
         own, unrounded = cluster._all(cluster.ranks, "probed", rollout)[0]
         gap = np.abs(np.concatenate([s.logprobs for s in rollout.segments]) - own)
         assert 0.0 < gap.mean() <= 0.02 + 8 * np.abs(own - unrounded).mean() and cluster.gap == pytest.approx(float(gap.max()))
-    finally:
-        cluster.close()

@@ -3,6 +3,7 @@
 import os
 import signal
 import tempfile
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -78,8 +79,7 @@ Step = tuple[list[Rollout], np.ndarray, dict[str, float], dict[str, np.ndarray]]
 
 
 def one_step(model: Path, processes: int, loss: LossSettings = LOSS, **placed: Any) -> Step:
-    cluster = Cluster(recipe(model, processes, **placed))
-    try:
+    with closing(Cluster(recipe(model, processes, **placed))) as cluster:
         cluster.freeze_reference()
         rollouts = sampled(cluster)
         batch = cluster.logprobs(batch_of(rollouts), loss, 1.0)
@@ -90,8 +90,6 @@ def one_step(model: Path, processes: int, loss: LossSettings = LOSS, **placed: A
             cluster.save(Path(folder))
             weights = {name: p.numpy() for name, p in load_file(Path(folder) / "model.safetensors").items()}
         return rollouts + sampled(cluster), batch.reference_logprobs, means, weights
-    finally:
-        cluster.close()
 
 
 @pytest.mark.parametrize(
@@ -137,8 +135,7 @@ def test_a_sharded_rank_that_fails_alone_is_heard(model: Path, tmp_path: Path) -
 @pytest.mark.cluster
 def test_a_dead_sampler_is_replaced_and_nothing_is_lost(model: Path) -> None:
     told: list[str] = []
-    cluster = Cluster(recipe(model, 1, samplers=2), told.append)
-    try:
+    with closing(Cluster(recipe(model, 1, samplers=2), told.append)) as cluster:
         whole = sampled(cluster)
         kill(cluster.samplers[1])
         again = sampled(cluster)
@@ -147,8 +144,6 @@ def test_a_dead_sampler_is_replaced_and_nothing_is_lost(model: Path) -> None:
         kill(cluster.samplers[0])
         cluster.sync(1)
         assert cluster.gap < 1e-5 and {s.policy_version for r in sampled(cluster) for s in r.segments} == {1}
-    finally:
-        cluster.close()
 
 
 def request_of(cluster: Cluster, group: int, gold: str = "") -> Request:
@@ -159,8 +154,7 @@ def request_of(cluster: Cluster, group: int, gold: str = "") -> Request:
 @pytest.mark.cluster
 def test_weights_that_come_while_a_sampler_is_replaced_are_those_it_ends_with(model: Path) -> None:
     told: list[str] = []
-    cluster = Cluster(recipe(model, 1, samplers=2), told.append)
-    try:
+    with closing(Cluster(recipe(model, 1, samplers=2), told.append)) as cluster:
         kill(cluster.samplers[1])
         cluster.submit(request_of(cluster, 1))
         cluster.hand_out()
@@ -172,41 +166,32 @@ def test_weights_that_come_while_a_sampler_is_replaced_are_those_it_ends_with(mo
         (later,) = cluster.finished()
         assert cluster.gap < 1e-5 and {s.policy_version for s in begun.segments} <= {0, 1}
         assert {s.policy_version for s in later.segments} == {1}
-    finally:
-        cluster.close()
 
 
 @pytest.mark.cluster
 def test_samplers_that_die_together_are_all_replaced(model: Path) -> None:
     made = recipe(model, 1, samplers=3)
-    cluster = Cluster(made.model_copy(update={"cluster": made.cluster.model_copy(update={"restarts": 1})}))
-    try:
+    with closing(Cluster(made.model_copy(update={"cluster": made.cluster.model_copy(update={"restarts": 1})}))) as cluster:
         whole = sampled(cluster)
         for place in cluster.samplers:
             kill(place)
         assert [r.response_ids.tolist() for r in sampled(cluster)] == [r.response_ids.tolist() for r in whole]
-    finally:
-        cluster.close()
 
 
 @pytest.mark.cluster
 def test_large_messages_that_cross_do_not_wait_for_each_other(model: Path) -> None:
     """Each is more than a pipe holds, in both directions at once."""
-    cluster = Cluster(recipe(model, 1, samplers=1))
-    try:
+    with closing(Cluster(recipe(model, 1, samplers=1))) as cluster:
         place, answers = cluster.samplers[0], list[Rollout]()
         for group in range(4):
             cluster._ask(place, answers.extend, "sample", False, [request_of(cluster, group, "x" * 1_000_000)], 99)
         cluster._settle()
         assert {r.id.group for r in answers} == {0, 1, 2, 3} and all(len(r.problem.gold) == 1_000_000 for r in answers)
-    finally:
-        cluster.close()
 
 
 @pytest.mark.cluster
 def test_a_sampler_that_dies_again_and_again_ends_the_run(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cluster = Cluster(recipe(model, 1, samplers=1))
-    try:
+    with closing(Cluster(recipe(model, 1, samplers=1))) as cluster:
         start = cluster.placement.start
 
         def doomed(name: str, make: Make) -> Peer:
@@ -218,15 +203,12 @@ def test_a_sampler_that_dies_again_and_again_ends_the_run(model: Path, monkeypat
         kill(cluster.samplers[0])
         with pytest.raises(EngineError, match=r"sampler 0 died .*; lost 4 times, and no rollout ended in between"):
             sampled(cluster)
-    finally:
-        cluster.close()
 
 
 @pytest.mark.cluster
 def test_a_worker_that_never_answers_is_named_and_replaced(model: Path) -> None:
     told: list[str] = []
-    cluster = Cluster(recipe(model, 1, samplers=1), told.append)
-    try:
+    with closing(Cluster(recipe(model, 1, samplers=1), told.append)) as cluster:
         peer = cluster.samplers[0].peer
         assert isinstance(peer, LocalPeer)
         os.kill(peer.process.pid or 0, signal.SIGSTOP)
@@ -238,8 +220,6 @@ def test_a_worker_that_never_answers_is_named_and_replaced(model: Path) -> None:
         os.kill(peer.process.pid or 0, signal.SIGSTOP)
         with pytest.raises(WorkerLost, match=r"rank 0 has not answered 'sync' in 1 s"):
             cluster.sync(2)
-    finally:
-        cluster.close()
 
 
 def test_replicas_repeat_to_the_bit(model: Path) -> None:
@@ -250,10 +230,7 @@ def test_replicas_repeat_to_the_bit(model: Path) -> None:
 
 @pytest.mark.parametrize("shard", [False, pytest.param(True, marks=pytest.mark.cluster)])
 def test_a_dead_rank_is_named(model: Path, shard: bool) -> None:
-    cluster = Cluster(recipe(model, 2, shard=shard))
-    try:
+    with closing(Cluster(recipe(model, 2, shard=shard))) as cluster:
         kill(cluster.ranks[1])
         with pytest.raises(WorkerLost, match=r"rank 1 died"):
             cluster.sync(5)
-    finally:
-        cluster.close()

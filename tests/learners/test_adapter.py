@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from support import stopped_after_one
 
 from longthink.errors import CheckpointError, RecipeError
 from longthink.folder import ModelFolder, tiny_folder
@@ -17,7 +18,7 @@ from longthink.recipe import Recipe, parse_recipe
 from longthink.run import Run
 from longthink.tables import LearnerSettings, LoraSettings, LossSettings
 from longthink.tasks.countdown import WORDS
-from longthink.train import Parent, Training, train
+from longthink.train import Parent, train
 from longthink.types import Batch
 
 TEMPLATE = "{{ bos_token }} {% for m in messages %}{{ m['content'] }} {% endfor %}<think>"
@@ -106,7 +107,8 @@ def test_an_adapter_is_saved_and_read_and_another_is_refused(model: Path, tmp_pa
         learner(model, SETTINGS.model_copy(update={"rank": 3})).load(tmp_path)
     with pytest.raises(CheckpointError, match="has no place"):
         learner(model, SETTINGS.model_copy(update={"targets": ("q_proj",)})).load(tmp_path)
-    learner(model, None).save(tmp_path / "whole") if (tmp_path / "whole").mkdir() is None else None
+    (tmp_path / "whole").mkdir()
+    learner(model, None).save(tmp_path / "whole")
     with pytest.raises(CheckpointError, match=r"it was not trained with \[lora\]"):
         learner(model).load(tmp_path / "whole")
 
@@ -160,15 +162,7 @@ def test_a_run_with_updates_stops_and_goes_on_to_the_same_bits(
     warm_folder: Path, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     whole = train(recipe(warm_folder, **changes), tmp_path / "whole")
-    with Training(recipe(warm_folder, **changes), tmp_path / "cut", resume=False, parent=None) as training:
-        finish = training._finish_step
-
-        def stop(*args: Any) -> None:
-            training.progress.stop_requested = True
-            finish(*args)
-
-        training._finish_step = stop  # type: ignore[method-assign]
-        training.loop()
+    assert stopped_after_one(recipe(warm_folder, **changes), tmp_path / "cut").step == 1
     again = train(Run.open(tmp_path / "cut", None).recipe, tmp_path / "cut", resume=True)
     for name in ("model.safetensors", "adapter/adapter_model.safetensors"):
         assert (again.last_checkpoint / name).read_bytes() == (whole.last_checkpoint / name).read_bytes()
