@@ -155,7 +155,15 @@ def _sampling(recipe: "Recipe") -> Iterator[str]:
     r = recipe.rollout
     if recipe.engine.kind == "vllm" and not recipe.cluster.samplers:
         yield "engine.kind is vllm, which samples in a process of its own; expected cluster.samplers >= 1"
-    c = recipe.cluster
+    c, servers = recipe.cluster, recipe.engine.servers
+    if servers and recipe.engine.kind != "vllm":
+        yield f"engine.servers are vLLM's, engine.kind is {recipe.engine.kind}; expected vllm"
+    if servers and len(servers) != c.samplers:
+        yield f"engine.servers are {len(servers)}, cluster.samplers is {c.samplers}; expected a sampler for each server"
+    if len(set(servers)) < len(servers):
+        yield "engine.servers has an address twice; expected a server for each sampler"
+    if servers and recipe.engine.transfer == "nccl" and (recipe.model.device == "cpu" or c.place == "ray"):
+        yield "engine.transfer is nccl, which needs GPUs and samplers beside the learner; expected a folder that all see"
     if r.staleness and not c.samplers:
         yield f"rollout.staleness is {r.staleness}, and the ranks that train also sample; expected cluster.samplers >= 1"
     if r.staleness and r.signal:

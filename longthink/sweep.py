@@ -98,16 +98,16 @@ def sweep(
     kept = _kept(results)
     parts: dict[str, Any] = kept.setdefault("parts", {})
     failed = 0
-    for cell, recipes in planned:
-        for seed, recipe in enumerate(recipes):
-            name, digest = f"{cell.name}/seed_{seed}", _digest(recipe, study, window)
+    for seed in range(seeds):  # each with every cell before the next: what is interrupted has whole pairs
+        for cell, recipes in planned:
+            name, digest = f"{cell.name}/seed_{seed}", _digest(recipes[seed], study, window)
             if name in parts and parts[name].get("recipe", digest) != digest:
                 raise RecipeError(f"{results} holds {name} of other settings; choose another --out, or take that entry out of it")
             if name in parts:
                 continue
             folder = out / _folder(cell) / f"seed_{seed}"
             try:
-                found = _run(recipe, folder, study, window, training)
+                found = _run(recipes[seed], folder, study, window, training)
             except LearnerError as why:
                 found = {"failed": str(why)}
             if found is None:
@@ -117,6 +117,7 @@ def sweep(
             parts[name] = {"recipe": digest} | found
             storage.make_folder(results.parent)
             storage.replace_file(results, _text(kept).encode())
+    for cell in cells:
         print(_line(cell.name, table(parts, cell.name)), flush=True)
     return 1 if failed else 0
 

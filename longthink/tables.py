@@ -147,6 +147,12 @@ class EngineSettings(Table):
     )
     max_rows: int = Field(256, ge=1, description="rollouts generated side by side")
     cache_gb: float = Field(8.0, gt=0)
+    servers: tuple[str, ...] = Field((), description="addresses of vLLM servers, one for each sampler; none: in its process")
+    transfer: str = Field(
+        "/dev/shm",
+        min_length=1,
+        description="how servers get weights: nccl, or a folder that they see under the same path as the samplers",
+    )
 
 
 class SelectionSettings(Table):

@@ -80,11 +80,12 @@ class SharedSum:
 class Sampler:
     """The engines of a process, and what they have to do: rollouts of training, set aside while others are evaluated."""
 
-    def __init__(self, recipe: Recipe, folder: ModelFolder, device: str) -> None:
+    def __init__(self, recipe: Recipe, folder: ModelFolder, device: str, number: int = 0) -> None:
         self.dtype = getattr(torch, recipe.model.dtype)
-        self._engines = _engines(recipe, folder, self.dtype, device)
+        self._engines = _engines(recipe, folder, self.dtype, device, number)
         self._inside: dict[RolloutId, Request] = {}
         self._aside: dict[bool, list[Request]] = {False: [], True: []}
+        self._over: dict[bool, list[Rollout]] = {False: [], True: []}  # ended while they were taken out
         self._evaluating = False
 
     def sample(self, evaluating: bool, requests: Sequence[Request], passes: int) -> list[Rollout]:
@@ -92,7 +93,8 @@ class Sampler:
         if evaluating != self._evaluating:
             self._set_aside()
             self._evaluating = evaluating
-        engine, ended = self._engines[not evaluating], []
+        engine, ended = self._engines[not evaluating], self._over[evaluating]
+        self._over[evaluating] = []
         for request in (*self._aside[evaluating], *requests):
             engine.submit(request)
             self._inside[request.id] = request
@@ -108,7 +110,7 @@ class Sampler:
     def forget(self) -> None:
         """Drop the rollouts of training."""
         self._set_aside()
-        self._aside[False] = []
+        self._aside[False], self._over[False] = [], []
 
     def use(self, decoder: Decoder, version: int) -> None:
         """Sample from these weights from now on; what runs goes on with them where it is."""
@@ -124,9 +126,13 @@ class Sampler:
 
     def _set_aside(self) -> None:
         """Take out what runs, with what it has generated."""
-        engine, aside = self._engines[not self._evaluating], self._aside[self._evaluating]
+        use = self._evaluating
         for id, request in self._inside.items():
-            aside.append(replace(request, segments=engine.abort(id).segments))
+            rollout = self._engines[not use].abort(id)
+            if rollout.finish_reason == "aborted":
+                self._aside[use].append(replace(request, segments=rollout.segments))
+            else:
+                self._over[use].append(rollout)
         self._inside = {}
 
 
@@ -138,10 +144,11 @@ class RemoteSampler(Sampler):
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # vLLM takes a GPU where it sees one
         elif (count := torch.cuda.device_count()) > 1:  # the learner ranks have the first ones
             mine = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(count)))).split(",")
-            os.environ["CUDA_VISIBLE_DEVICES"] = mine[(recipe.cluster.learners + number) % count]
+            at = number % recipe.cluster.learners if recipe.engine.servers else recipe.cluster.learners + number
+            os.environ["CUDA_VISIBLE_DEVICES"] = mine[at % count]  # a server has its own, and none twice for NCCL
         torch.set_num_threads(recipe.cluster.threads)
         keep_memory()
-        super().__init__(recipe, ModelFolder(recipe.model.path), recipe.model.device)
+        super().__init__(recipe, ModelFolder(recipe.model.path), recipe.model.device, number)
         self.weights = weights
 
     def load(self, version: int, posted: Any) -> None:
@@ -257,12 +264,25 @@ class Rank:
         self.learner.reset_optimizer()
 
 
-def _engines(recipe: Recipe, folder: ModelFolder, dtype: torch.dtype, device: str) -> tuple[Engine, Engine]:
+def _engines(recipe: Recipe, folder: ModelFolder, dtype: torch.dtype, device: str, number: int) -> tuple[Engine, Engine]:
     """What samples, and what training samples from: another only where the task's own traces are learnt."""
     stop_ids, most, room = folder.tokenizer.stop_ids, recipe.engine.max_rows, recipe.engine.cache_gb
     sampler: Engine
-    if recipe.engine.kind == "vllm":
-        from longthink.engines.vllm import VllmEngine
+    if recipe.engine.servers:
+        from longthink.engines.vllm.server import VllmServer
+
+        address, transfer, patience_s = recipe.engine.servers[number], recipe.engine.transfer, recipe.cluster.patience_s
+        sampler = VllmServer(
+            address,
+            folder.config,
+            dtype=dtype,
+            stop_ids=stop_ids,
+            max_rows=most,
+            transfer=transfer,
+            patience_s=patience_s,
+        )
+    elif recipe.engine.kind == "vllm":
+        from longthink.engines.vllm.inside import VllmEngine
 
         longest = folder.config.max_positions
         sampler = VllmEngine(folder.folder, dtype=dtype, stop_ids=stop_ids, longest=longest, max_rows=most, cache_gb=room)

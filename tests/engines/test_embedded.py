@@ -3,7 +3,8 @@
 import functools
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from servers import VllmProcess, vllm_process
 from torch import Tensor
 
 from longthink.attention import Layout
@@ -54,38 +56,76 @@ def embedded(decoder: Decoder, *, dtype: torch.dtype = torch.float32, version: i
     return engine
 
 
-@functools.cache
-def vllm_engine(family: str, dtype: torch.dtype, max_rows: int) -> Any:
-    """vLLM takes seconds to start, and other weights at any time: one engine serves many tests."""
-    from longthink.engines.vllm import VllmEngine
-
+@contextmanager
+def vllm_folder(family: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         raw = {**SHAPE, **FAMILIES[family], "architectures": [f"{family.capitalize()}ForCausalLM"], "torch_dtype": "float32"}
         (folder / "config.json").write_text(json.dumps(raw))
         write_weights(folder, random_decoder(0, family).state_dict())
+        yield folder
+
+
+@functools.cache
+def vllm_engine(family: str, dtype: torch.dtype, max_rows: int) -> Any:
+    """vLLM takes seconds to start, and other weights at any time: one engine serves many tests."""
+    from longthink.engines.vllm.inside import VllmEngine
+
+    with vllm_folder(family) as folder:
         return VllmEngine(folder, dtype=dtype, stop_ids=STOPS, longest=160, max_rows=max_rows, cache_gb=1.0)
 
 
 def vllm(
     decoder: Decoder, *, dtype: torch.dtype = torch.float32, version: int = 0, max_rows: int = 64, cache_gb: float = 1.0
 ) -> Engine:
-    engine = vllm_engine(decoder.config.family, dtype, 2 if max_rows < 3 else 64)
-    engine._take_back()  # what another test left
+    return emptied(vllm_engine(decoder.config.family, dtype, 2 if max_rows < 3 else 64), decoder, version)
+
+
+def emptied(engine: Any, decoder: Decoder, version: int) -> Engine:
+    """An engine of vLLM without what another test left, and with these weights."""
+    engine._take_back()
     engine._waiting.clear()
     engine._done.clear()
     engine.load(decoder, version)
-    return engine
+    return engine  # type: ignore[no-any-return]
 
 
-ENGINES: dict[str, Build] = {"embedded": embedded, "vllm": vllm}  # decoder, dtype, version, max_rows, cache_gb
+SERVERS: list[VllmProcess] = []  # one, of a qwen3 in float32, while its tests run
 
 
-@pytest.fixture(scope="module", params=["embedded", pytest.param("vllm", marks=pytest.mark.cluster)])
-def build(request: pytest.FixtureRequest) -> Build:
-    if request.param == "vllm":
+@functools.cache
+def vllm_client(max_rows: int) -> Any:
+    from longthink.engines.vllm.server import VllmServer
+
+    return VllmServer(SERVERS[0].address, DECODER.config, dtype=torch.float32, stop_ids=STOPS, max_rows=max_rows)
+
+
+def vllm_server(
+    decoder: Decoder, *, dtype: torch.dtype = torch.float32, version: int = 0, max_rows: int = 64, cache_gb: float = 1.0
+) -> Engine:
+    if decoder.config.family != "qwen3" or dtype != torch.float32:
+        pytest.skip("a server has one model and one dtype")
+    return emptied(vllm_client(2 if max_rows < 3 else 64), decoder, version)
+
+
+# decoder, dtype, version, max_rows, cache_gb
+ENGINES: dict[str, Build] = {"embedded": embedded, "vllm": vllm, "vllm_server": vllm_server}
+VLLM = (vllm, vllm_server)
+OTHERS = [pytest.param(name, marks=pytest.mark.cluster) for name in ("vllm", "vllm_server")]
+
+
+@pytest.fixture(scope="module", params=["embedded", *OTHERS])
+def build(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Build]:
+    if request.param != "embedded":
         pytest.importorskip("vllm")
-    return ENGINES[request.param]
+    if request.param != "vllm_server":
+        yield ENGINES[request.param]
+        return
+    with vllm_folder("qwen3") as folder, vllm_process(folder, tmp_path_factory.mktemp("server") / "said") as server:
+        SERVERS[:] = [server]
+        server.wait()
+        yield vllm_server
+    vllm_client.cache_clear()
 
 
 def random_decoder(seed: int = 0, family: str = "qwen3") -> Decoder:
@@ -272,7 +312,7 @@ def test_requests_may_come_while_others_run(build: Build) -> None:
 )
 def test_logprobs_are_the_learners_over_the_whole_distribution(build: Build, family: str, sampling: Sampling) -> None:
     decoder = random_decoder(5, family)
-    if build is vllm and (sampling.top_p < 1 or sampling.top_k):
+    if build in VLLM and (sampling.top_p < 1 or sampling.top_k):
         assert all(
             s.logprobs is None for r in run(build(decoder), [make_request(0, sampling=sampling)]).values() for s in r.segments
         )
@@ -328,6 +368,8 @@ def test_requests_of_one_batch_keep_their_own_sampling(build: Build) -> None:
 @pytest.mark.parametrize("cut", [1, 3, 10, 31])
 def test_an_aborted_rollout_goes_on_as_if_nothing_had_happened(build: Build, cut: int) -> None:
     """Both the running and the waiting one, with a new version between: draws belong to positions, not to calls."""
+    if build is vllm_server:
+        pytest.skip("how far it is when it is taken out depends on the moment: test_vllm_server.py")
     victim, other = long_requests(build)
     clock, waits = replace(other, max_tokens=cut), make_request(92)
     expected = run(build(DECODER), [victim, waits])
@@ -352,12 +394,14 @@ def test_an_aborted_rollout_goes_on_as_if_nothing_had_happened(build: Build, cut
 
 def long_requests(build: Build) -> list[Request]:
     """The first two requests whose responses are longer than any limit a test here sets: greedy where draws begin anew."""
-    sampling = Sampling(0.0) if build is vllm else WHOLE
+    sampling = Sampling(0.0) if build in VLLM else WHOLE
     asked = [make_request(g, sampling=sampling) for g in range(60)]
     return [r for r in asked if run(build(DECODER), [r])[r.id].num_tokens > 35][:2]
 
 
 def test_a_rollout_may_be_aborted_again_and_again(build: Build) -> None:
+    if build is vllm_server:
+        pytest.skip("how far it is when it is taken out depends on the moment: test_vllm_server.py")
     (victim, other), engine = long_requests(build), build(DECODER)
     expected, segments = run(engine, [victim])[victim.id], ()
     for version in range(5):
@@ -429,6 +473,8 @@ def test_the_learner_may_change_its_weights_while_the_engine_samples(build: Buil
 
 
 def test_weights_do_not_change_under_running_rollouts(build: Build) -> None:
+    if build is vllm_server:
+        pytest.skip("how far it is when it is taken out depends on the moment: test_vllm_server.py")
     engine, (victim, other) = build(DECODER), long_requests(build)
     engine.submit(victim)
     engine.submit(replace(other, max_tokens=2))
@@ -457,6 +503,8 @@ def test_what_makes_no_sense_is_refused(build: Build) -> None:
 
 
 def test_a_running_request_is_not_taken_twice(build: Build) -> None:
+    if build is vllm_server:
+        pytest.skip("how far it is when it is taken out depends on the moment: test_vllm_server.py")
     engine, (victim, other) = build(DECODER), long_requests(build)
     engine.submit(victim)
     engine.submit(replace(other, max_tokens=2))
@@ -476,7 +524,7 @@ def test_a_context_beyond_the_models_positions_is_refused(build: Build) -> None:
 
 
 def test_a_cache_too_small_for_one_row_is_refused(build: Build) -> None:
-    if build is vllm:
+    if build in VLLM:
         pytest.skip("vLLM counts its cache itself")
     request, needed = make_request(1, prompt=20, max_tokens=80), 100 * SlotCache.bytes_per_token(DECODER.config, torch.float32)
     assert needed == 100 * 2 * 2 * 2 * 32 * 4  # keys and values, layers, heads, size, bytes
@@ -505,7 +553,7 @@ def test_broken_weights_are_an_error_and_leave_no_trace(build: Build, value: flo
 
 def test_another_model_may_follow(build: Build) -> None:
     """Positions, head sizes and rope of the old one are forgotten, also when a rollout of it was cut off."""
-    if build is vllm:
+    if build in VLLM:
         with pytest.raises(EngineError, match="was started for another model"):
             build(random_decoder(5, "llama")).load(DECODER, 1)
         return
@@ -519,9 +567,11 @@ def test_another_model_may_follow(build: Build) -> None:
         check_equal(rollout, alone(build, id))
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.1), (torch.float64, 1e-6)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.2), (torch.float64, 1e-6)])
 def test_other_dtypes(build: Build, dtype: torch.dtype, tolerance: float) -> None:
-    """bf16 may differ from the learner's bf16 by roundings of logits around 5; float64 by those of the float32 it is kept in."""
+    """bf16 may differ from the learner's bf16 by a few roundings of logits around 5, of 1/64 each; float64 by those
+    of the float32 it is kept in.
+    """
     decoder = random_decoder().to(torch.float64 if dtype == torch.float64 else torch.float32)
     decoder.compute_dtype = dtype
     requests = make_requests(8)
