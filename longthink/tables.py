@@ -143,15 +143,13 @@ class EngineSettings(Table):
 
     kind: Literal["embedded", "vllm", "teacher"] = Field(
         "embedded",
-        description="vllm: in each rank's process, of the pinned version; teacher: the task's own traces, to fine-tune on",
+        description="vllm: in samplers of their own, of the pinned version; teacher: the task's own traces, to fine-tune on",
     )
     max_rows: int = Field(256, ge=1, description="rollouts generated side by side")
     cache_gb: float = Field(8.0, gt=0)
     servers: tuple[str, ...] = Field((), description="addresses of vLLM servers, one for each sampler; none: in its process")
     transfer: str = Field(
-        "/dev/shm",
-        min_length=1,
-        description="how servers get weights: nccl, or a folder that they see under the same path as the samplers",
+        "/dev/shm", min_length=1, description="how servers get weights: nccl, or a folder that they and the samplers see"
     )
 
 

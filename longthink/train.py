@@ -56,14 +56,18 @@ def train(recipe: Recipe, folder: Path, *, resume: bool = False, parent: "Parent
         again = resume or (bool(lost) and (folder / "recipe.toml").exists())
         try:
             with Training(recipe, folder, resume=again, parent=parent) as training:
-                training.loop()
+                try:
+                    training.loop()
+                except WorkerLost as why:
+                    print(f"{why}; the other processes are ended", flush=True)  # which may take a while on a broken network
+                    raise
                 return training.run
         except WorkerLost as why:
             newest = max(checkpoint.steps(folder), default=-1)
             lost, saved = [*(lost if newest == saved else []), why], newest
             if len(lost) > recipe.cluster.restarts:
                 raise EngineError(f"{why}; {len(lost)} such losses since the last checkpoint. Go on with --resume") from None
-            print(f"{why}; all processes are started again, and the run goes on from step {max(newest, 0)}", flush=True)
+            print(f"all processes are started again, and the run goes on from step {max(newest, 0)}", flush=True)
 
 
 class Parent:
@@ -87,9 +91,7 @@ class Training:
     """The holders of a run, opened together: cluster (learner and engines), data source, verifier pool, run folder."""
 
     def __init__(self, recipe: Recipe, folder: Path, *, resume: bool, parent: Parent | None) -> None:
-        self.recipe = recipe
-        self._saved = -1
-        self._stack = ExitStack()
+        self.recipe, self._saved, self._stack = recipe, -1, ExitStack()
         model = ModelFolder(recipe.model.path)
         self.config = model.config
         refuse_misfit(recipe, model.config)
@@ -100,8 +102,7 @@ class Training:
         parts = {name: part for r in recipe.staged for name, part in Parts(r.shape).verifiers.items()}
         self.second = load_part(Reward, recipe.probe.reward, "probe.reward") if recipe.probe.every else None
         self.triggers = Triggers(recipe)
-        self.tokenizer = model.tokenizer
-        self.side_files = model.side_files()
+        self.tokenizer, self.side_files = model.tokenizer, model.side_files()
         self.limits = prompt_limits(recipe, model.config)
         pools = Pools(recipe.pools, recipe.seed) if recipe.pools else None
         weighted = {d.name: (self.tasks[d.name], d.weight) for d in recipe.domains}

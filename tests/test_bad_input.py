@@ -13,6 +13,7 @@ from longthink.folder import tiny_folder
 from longthink.tasks.countdown import WORDS
 
 TEMPLATE = "{{ bos_token }} {% for m in messages %}{{ m['content'] }} {% endfor %}<think>"
+SERVED = {"kind": "vllm", "servers": ["http://a:1", "http://b:1"]}
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +141,16 @@ def test_recipes(model: Path, tmp_path: Path, changes: dict[str, object], words:
         ({"loss": {"kind": "nll"}, "shape": [{"kind": "accuracy"}]}, "does not look at"),
         ({"reward": {"kind": "file", "path": "nowhere.py"}}, "nowhere.py cannot be read"),
         ({"engine": {"kind": "vllm"}}, "expected cluster.samplers >= 1"),
+        ({"engine": {"servers": ["http://a:1"]}, "cluster": {"samplers": 1}}, "engine.kind is embedded; expected vllm"),
+        (
+            {"engine": SERVED, "cluster": {"samplers": 1}},
+            "engine.servers are 2, cluster.samplers is 1; expected a sampler for each",
+        ),
+        (
+            {"engine": {**SERVED, "servers": ["http://a:1", "http://a:1"]}, "cluster": {"samplers": 2}},
+            "engine.servers has an address twice",
+        ),
+        ({"engine": {**SERVED, "transfer": "nccl"}, "cluster": {"samplers": 2}}, "engine.transfer is nccl, which needs GPUs"),
     ],
 )
 def test_contradictions_are_refused_by_check(
