@@ -44,7 +44,7 @@ def test_every_combination_once_and_again_for_nothing(recipe: Path, tmp_path: Pa
     assert list(parts) == [f"learner.lr={lr}/seed_{s}" for s in (0, 1) for lr in ("1e-3", "1e-4")]
     assert all(p["steps"] == 2 and len(p["curve"]) == 3 and 0 <= p["accuracy"] <= 1 for p in parts.values())
     runs = sorted(p.parent for p in out.rglob("recipe.toml"))
-    assert [str(p.relative_to(out)) for p in runs] == [f"learner.lr={lr}/seed_{s}" for s in (0, 1) for lr in ("1e-3", "1e-4")]
+    assert [str(p.relative_to(out)) for p in runs] == [f"learner.lr={lr}/seed_{s}" for lr in ("1e-3", "1e-4") for s in (0, 1)]
     written = {p: p.stat().st_mtime_ns for p in out.rglob("model.safetensors")}
     assert main(command) == 0
     assert {p: p.stat().st_mtime_ns for p in out.rglob("model.safetensors")} == written
