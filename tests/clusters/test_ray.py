@@ -47,7 +47,8 @@ def test_four_steps_of_vllm_and_two_sharded_ranks(warm_folder: Path, tmp_path: P
     assert train(made, tmp_path / "run").complete
     whole(tmp_path / "run")
     rows = rows_of(tmp_path / "run")[1:]
-    assert len(rows) == STEPS and all(r["sync/gap"] < 1e-5 and r["sync/resyncs"] == 0 for r in rows)
+    assert len(rows) == STEPS and all(r["sync/resyncs"] == 0 for r in rows)
+    assert all(r["sync/gap"] < 1e-4 for r in rows)  # of a probe far from anything the model says
     assert max(r["mismatch/logprob_gap/max"] for r in rows if "mismatch/logprob_gap/max" in r) < 1e-5
 
 
