@@ -22,6 +22,7 @@ pytestmark = [
 pytest.importorskip("ray")
 BIN = Path(sys.executable).parent
 SPACES, PORT = ("longthink_a", "longthink_b", "longthink_c"), 6397
+CORES = (1, 2, 2)
 ADDRESSES = ("10.77.0.1", "10.77.0.2", "10.77.1.2")
 
 
@@ -72,8 +73,9 @@ class Machines:
 
     def inside(self, number: int, *words: str, out: Path) -> subprocess.Popen[bytes]:
         command = ["ip", "netns", "exec", SPACES[number], *words]
+        environment = {**self.environment, "GLOO_SOCKET_IFNAME": "longthink" if number else "longthink01"}
         with out.open("ab") as file:
-            return subprocess.Popen(command, env=self.environment, stdout=file, stderr=file, start_new_session=True)
+            return subprocess.Popen(command, env=environment, stdout=file, stderr=file, start_new_session=True)
 
     def raylet(self, number: int) -> None:
         where = ["--head", f"--port={PORT}"] if number == 0 else [f"--address=10.77.0.1:{PORT}"]
@@ -81,7 +83,7 @@ class Machines:
             str(BIN / "ray"),
             "start",
             "--block",
-            "--num-cpus=1",
+            f"--num-cpus={CORES[number]}",
             f"--node-ip-address={ADDRESSES[number]}",
         ]
         out = self.folder / f"raylet{number}"
@@ -115,9 +117,12 @@ def machines(tmp_path: Path) -> Iterator[Machines]:
         made.close()
 
 
-def begun(machines: Machines, model: Path) -> tuple[subprocess.Popen[bytes], Path]:
-    """A run whose learner and sampler are on different machines, after its first step."""
-    cluster = {"learners": 1, "threads": 1, "samplers": 1, "place": "ray", "spread": "strict_spread"}
+APART = {"learners": 1, "threads": 1, "samplers": 1, "place": "ray", "spread": "strict_spread"}
+SHARDED = APART | {"learners": 2, "shard": True, "spread": "pack"}  # three processes on one core and two: a rank is among the two
+
+
+def begun(machines: Machines, model: Path, cluster: dict[str, Any]) -> tuple[subprocess.Popen[bytes], Path]:
+    """A run on two machines, after its first step."""
     path, run = machines.folder / "recipe.toml", machines.folder / "run"
     made = recipe(model, 1, cluster=cluster, budget={"max_steps": 60}, checkpoint={"every": 1})
     path.write_text(recipe_text(made))
@@ -128,7 +133,7 @@ def begun(machines: Machines, model: Path) -> tuple[subprocess.Popen[bytes], Pat
 
 
 def test_a_link_that_heals_costs_nothing(machines: Machines, warm_folder: Path) -> None:
-    process, run = begun(machines, warm_folder)
+    process, run = begun(machines, warm_folder, APART)
     machines.link("down")
     steps = len(rows_of(run))
     time.sleep(3.0)  # the length of the cut: Ray waits longer before it takes a machine for dead
@@ -140,8 +145,9 @@ def test_a_link_that_heals_costs_nothing(machines: Machines, warm_folder: Path) 
 
 
 @pytest.mark.full
-def test_a_machine_that_is_lost_is_replaced_by_another(machines: Machines, warm_folder: Path) -> None:
-    process, run = begun(machines, warm_folder)
+@pytest.mark.parametrize("cluster", [APART, SHARDED], ids=["apart", "sharded"])
+def test_a_machine_that_is_lost_is_replaced_by_another(machines: Machines, warm_folder: Path, cluster: dict[str, Any]) -> None:
+    process, run = begun(machines, warm_folder, cluster)
     said = machines.folder / "said"
     machines.raylet(2)
     machines.link("down")  # for good
