@@ -19,8 +19,8 @@ class Troubled(Training):
     """A training whose reference is corrupted before step 5, where the recipe says that it is to be."""
 
     def train_step(self, step: int, settings: Settings) -> dict[str, Any]:
-        reference = self.cluster.learner.reference
-        if step == STEP and self.recipe.name.endswith("corrupted") and reference is not None:
+        corrupted = step == STEP and self.recipe.name.endswith("corrupted")
+        if corrupted and (reference := self.cluster.learner.reference) is not None:
             noise = torch.Generator().manual_seed(self.recipe.seed)
             with torch.no_grad():
                 for weight in reference.parameters():

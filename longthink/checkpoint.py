@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from longthink import storage
 from longthink.errors import CheckpointError
 
-__all__ = ["Holder", "checkpoint_path", "latest", "prune", "save_checkpoint", "steps", "verify"]
+__all__ = ["Holder", "Parent", "checkpoint_path", "latest", "prune", "save_checkpoint", "steps", "verify"]
 
 MANIFEST = "manifest.json"
 
@@ -101,3 +101,20 @@ def prune(run: Path, keep: set[int]) -> None:
     for step in steps(run):
         if step not in keep:
             shutil.rmtree(checkpoint_path(run, step), ignore_errors=True)
+
+
+class Parent:
+    """Where a branch begins: a checkpoint of another run, and what is taken from it beside the weights."""
+
+    def __init__(self, folder: Path, *, optimizer: bool = False, data: bool = False) -> None:
+        self.folder, self.optimizer, self.data = folder, optimizer, data
+        self.manifest = verify(folder)
+
+    def lineage(self) -> dict[str, Any]:
+        return {
+            "parent": str(self.folder.resolve()),
+            "parent_step": self.manifest["step"],
+            "parent_run_id": self.manifest["run_id"],
+            "with_optimizer": self.optimizer,
+            "with_data": self.data,
+        }

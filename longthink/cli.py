@@ -206,10 +206,11 @@ def _grading_parsers(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def _train(args: argparse.Namespace) -> int:
+    from longthink.checkpoint import Parent
     from longthink.recipe import load_recipe
     from longthink.run import Run
     from longthink.shape import pin_files
-    from longthink.train import Parent, train
+    from longthink.train import train
 
     if args.recipe is None and not (args.resume and args.out):
         raise RecipeError("train: give a recipe, or --resume with --out RUN")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from longthink import storage
-from longthink.checkpoint import checkpoint_path
+from longthink.checkpoint import Parent, checkpoint_path
 from longthink.errors import LongthinkError, RecipeError
 from longthink.evaluate import Evaluation
 from longthink.folder import tiny_folder
@@ -23,7 +23,7 @@ from longthink.report import render_table, write_report
 from longthink.start import curve_file, measured_curve
 from longthink.stats import paired_difference
 from longthink.tasks.countdown import WORDS, TraceQuality, trace_quality
-from longthink.train import Parent, Training
+from longthink.train import Training
 from longthink.types import Sampling
 from longthink.window import Recommendation, WindowCurve, next_windows, recommend
 

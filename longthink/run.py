@@ -44,7 +44,8 @@ class Run:
 
     def __init__(self, folder: Path, recipe: Recipe) -> None:
         self.folder, self.recipe = folder, recipe
-        self.id = hashlib.sha256(recipe_text(recipe).encode()).hexdigest()[:16]
+        told = recipe.model_dump(mode="json", exclude_defaults=True)  # so that keys of later versions change nothing
+        self.id = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
         self.rows: list[dict[str, Any]] = []
         self.events: list[dict[str, Any]] = []
         self.recorded: dict[int, dict[str, Any]] = {}

@@ -10,6 +10,7 @@ from typing import Any
 
 from longthink import checkpoint, storage
 from longthink.advantage import advantages
+from longthink.checkpoint import Parent
 from longthink.clusters.cluster import Cluster
 from longthink.collect import Collector, Grading, rollout_rows
 from longthink.data import DataSource, load_domains
@@ -38,13 +39,13 @@ from longthink.trial import tried_files
 from longthink.types import Batch, Sampling
 from longthink.validation import Source, Validator, sources
 
-__all__ = ["Parent", "Training", "train"]
+__all__ = ["Training", "train"]
 
 
 NOTHING_LEARNT = ("group/constant_share", "select/discarded_share")  # shares that are 1 where a step taught nothing
 
 
-def train(recipe: Recipe, folder: Path, *, resume: bool = False, parent: "Parent | None" = None) -> Run:
+def train(recipe: Recipe, folder: Path, *, resume: bool = False, parent: Parent | None = None) -> Run:
     """Run a recipe to the end of its budget, or until Ctrl-C; the run's files are in `folder`.
 
     Raises: a LongthinkError before any work where possible; what was written stays usable.
@@ -60,6 +61,8 @@ def train(recipe: Recipe, folder: Path, *, resume: bool = False, parent: "Parent
                     training.loop()
                 except WorkerLost as why:
                     print(f"{why}; the other processes are ended", flush=True)  # which may take a while on a broken network
+                    if training.progress.stop_requested:
+                        raise EngineError(f"{why} while the run was stopping; go on with --resume") from None
                     raise
                 return training.run
         except WorkerLost as why:
@@ -68,23 +71,6 @@ def train(recipe: Recipe, folder: Path, *, resume: bool = False, parent: "Parent
             if len(lost) > recipe.cluster.restarts:
                 raise EngineError(f"{why}; {len(lost)} such losses since the last checkpoint. Go on with --resume") from None
             print(f"all processes are started again, and the run goes on from step {max(newest, 0)}", flush=True)
-
-
-class Parent:
-    """Where a branch begins: a checkpoint of another run, and what is taken from it beside the weights."""
-
-    def __init__(self, folder: Path, *, optimizer: bool = False, data: bool = False) -> None:
-        self.folder, self.optimizer, self.data = folder, optimizer, data
-        self.manifest = checkpoint.verify(folder)
-
-    def lineage(self) -> dict[str, Any]:
-        return {
-            "parent": str(self.folder.resolve()),
-            "parent_step": self.manifest["step"],
-            "parent_run_id": self.manifest["run_id"],
-            "with_optimizer": self.optimizer,
-            "with_data": self.data,
-        }
 
 
 class Training:

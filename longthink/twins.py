@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from longthink import checkpoint, storage
+from longthink.checkpoint import Parent
 from longthink.errors import CheckpointError, LearnerError, RecipeError
 from longthink.recipe import Recipe
 from longthink.run import Run
 from longthink.settings import fold
 from longthink.stats import paired_difference
-from longthink.train import Parent, train
+from longthink.train import train
 
 __all__ = ["command", "twin_recipe", "twins"]
 

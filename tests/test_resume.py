@@ -5,10 +5,12 @@ import random
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 
 from longthink.checkpoint import latest, verify
 from longthink.errors import CheckpointError, RecipeError
@@ -187,6 +189,15 @@ def test_a_changed_recipe_is_refused(warm: Path, whole: Path) -> None:
     changed = stored.model_copy(update={"learner": stored.learner.model_copy(update={"lr": 5.0})})
     with pytest.raises(RecipeError, match=r"learner\.lr was 0\.001, is 5\.0"):
         Run.open(whole, changed)
+
+
+def test_a_run_of_a_version_with_fewer_keys_is_the_same_run(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "run")
+    path = tmp_path / "run" / "recipe.toml"
+    older = tomllib.loads(path.read_text())
+    del older["cluster"]["patience_s"], older["engine"]["servers"], older["reference"]
+    path.write_text(tomli_w.dumps(older))
+    assert Run.open(tmp_path / "run", None).id == Run.open(whole, None).id
 
 
 def test_what_the_machine_resolved_is_no_difference() -> None:

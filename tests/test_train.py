@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from support import stopped_after_one
 
+from longthink.checkpoint import Parent
 from longthink.errors import LearnerError
 from longthink.folder import ModelFolder, tiny_folder, write_weights
 from longthink.metrics import ALIASES
 from longthink.recipe import Recipe, parse_recipe
 from longthink.run import Run
 from longthink.tasks.countdown import WORDS
-from longthink.train import Parent, train
+from longthink.train import train
 
 TEMPLATE = "{{ bos_token }} {% for m in messages %}{{ m['content'] }} {% endfor %}<think>"
 METRICS = Path(__file__).resolve().parents[1] / "docs" / "metrics.md"

@@ -6,11 +6,14 @@ restarted by Ray: who lost it (cluster.py, train.py) knows what to do.
 """
 
 import os
+import socket
 import warnings
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import ray
 import torch
@@ -29,6 +32,7 @@ from longthink.recipe import Recipe
 __all__ = ["RayPlacement"]
 
 ROOM_S = 120.0  # how long Ray may take to find room, machines that are starting included
+REACH_S = 10.0  # how long a connection to its head may take
 VERSIONS = (2, 60)  # major and minor that this was written with
 TOLD = ("OMP_NUM_THREADS", "HF_HUB_OFFLINE", "VLLM_NO_USAGE_STATS")  # what workers inherit from the caller's environment
 
@@ -116,16 +120,18 @@ class RayPlacement:
             raise
 
     def _join(self) -> None:
-        """Connect to the cluster whose address is known, or start one on this machine."""
-        address = os.environ.get("RAY_ADDRESS", "auto")
-        try:
-            ray.init(address=address, logging_level="ERROR")
-        except ConnectionError:
-            if address != "auto":
-                raise EngineError(f"no Ray answers at RAY_ADDRESS = {address!r}; start it there (docs/cluster.md)") from None
+        """Connect to the cluster that is named, or else to the one that runs on this machine; start one where none does."""
+        asked = os.environ.get("RAY_ADDRESS", "").replace("auto", "")
+        address = asked or _started_here()
+        if asked and not _answers(asked):
+            raise EngineError(f"no Ray answers at RAY_ADDRESS = {asked!r}; start it there (docs/cluster.md)")
+        if not _answers(address):
             cores = self._workers * self.recipe.cluster.threads
             ray.init(address="local", num_cpus=cores, include_dashboard=False, logging_level="ERROR")
-        except (RayError, RuntimeError, ValueError) as e:
+            return
+        try:
+            ray.init(address=address, logging_level="ERROR")
+        except (ConnectionError, RayError, RuntimeError, ValueError) as e:
             raise EngineError(
                 f"Ray at {address!r} does not let us in: {_first_line(e)}. Every machine needs the head's token: "
                 "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (docs/cluster.md)"
@@ -191,3 +197,19 @@ class RayPlacement:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _started_here() -> str:
+    """The address of the Ray that was started on this machine last; it may be gone."""
+    note = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
+    return note.read_text().strip() if note.exists() else ""
+
+
+def _answers(address: str) -> bool:
+    """Whether anything listens there: Ray itself asks for minutes."""
+    there = urlsplit(address if "//" in address else f"//{address}")
+    try:
+        with socket.create_connection((there.hostname or "", there.port or 0), REACH_S):
+            return True
+    except (OSError, ValueError):
+        return False

@@ -158,3 +158,19 @@ def test_a_run_whose_processes_die_again_and_again_says_so(
     monkeypatch.setattr(Cluster, "update", update)
     assert train(Run.open(tmp_path / "run", None).recipe, tmp_path / "run", resume=True).complete
     whole(tmp_path / "run")
+
+
+def test_a_stop_is_not_forgotten_over_a_loss(warm_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    update = Cluster.update
+
+    def updating(self: Cluster, *args: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        os.kill(self.ranks[1].where[1], signal.SIGKILL)
+        return update(self, *args)
+
+    monkeypatch.setattr(Cluster, "update", updating)
+    with pytest.raises(EngineError, match=r"rank 1 died .* while the run was stopping; go on with --resume"):
+        train(recipe(warm_folder), tmp_path / "run")
+    monkeypatch.setattr(Cluster, "update", update)
+    assert train(Run.open(tmp_path / "run", None).recipe, tmp_path / "run", resume=True).complete
+    whole(tmp_path / "run")

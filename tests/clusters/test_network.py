@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -44,6 +45,7 @@ class Machines:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.raylets: list[subprocess.Popen[bytes]] = []
+        self.sessions = ""
         (folder / "token").write_text("0123456789abcdef" * 4)
         self.environment = {
             **os.environ,
@@ -58,6 +60,7 @@ class Machines:
 
     def open(self) -> None:
         self.close()
+        self.sessions = tempfile.mkdtemp(prefix="longthink")  # short, and not where other runs look for a Ray
         for name in SPACES:
             ip("netns", "add", name)
             ip("-n", name, "link", "set", "lo", "up")
@@ -78,7 +81,8 @@ class Machines:
             return subprocess.Popen(command, env=environment, stdout=file, stderr=file, start_new_session=True)
 
     def raylet(self, number: int) -> None:
-        where = ["--head", f"--port={PORT}"] if number == 0 else [f"--address=10.77.0.1:{PORT}"]
+        head = ["--head", f"--port={PORT}", "--include-dashboard=false", f"--temp-dir={self.sessions}"]
+        where = [f"--address=10.77.0.1:{PORT}"] if number else head
         ray = [
             str(BIN / "ray"),
             "start",
@@ -88,7 +92,7 @@ class Machines:
         ]
         out = self.folder / f"raylet{number}"
         before = out.read_text().count("Ray runtime started") if out.exists() else 0
-        started = self.inside(number, *ray, *where, *(["--include-dashboard=false"] if number == 0 else []), out=out)
+        started = self.inside(number, *ray, *where, out=out)
         self.raylets.append(started)
         wait_for(lambda: out.read_text().count("Ray runtime started") > before, started)
 
@@ -105,6 +109,7 @@ class Machines:
             for pid in pids:
                 os.kill(int(pid), signal.SIGKILL)
             ip("netns", "del", name, check=False)
+        shutil.rmtree(self.sessions, ignore_errors=True)
 
 
 @pytest.fixture

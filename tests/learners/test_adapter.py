@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from support import stopped_after_one
 
+from longthink.checkpoint import Parent
 from longthink.errors import CheckpointError, RecipeError
 from longthink.folder import ModelFolder, tiny_folder
 from longthink.learners.adapter import merged, plain, switched_off
@@ -18,7 +19,7 @@ from longthink.recipe import Recipe, parse_recipe
 from longthink.run import Run
 from longthink.tables import LearnerSettings, LoraSettings, LossSettings
 from longthink.tasks.countdown import WORDS
-from longthink.train import Parent, train
+from longthink.train import train
 from longthink.types import Batch
 
 TEMPLATE = "{{ bos_token }} {% for m in messages %}{{ m['content'] }} {% endfor %}<think>"
