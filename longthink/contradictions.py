@@ -160,8 +160,12 @@ def _sampling(recipe: "Recipe") -> Iterator[str]:
         yield f"engine.servers are vLLM's, engine.kind is {recipe.engine.kind}; expected vllm"
     if servers and len(servers) != c.samplers:
         yield f"engine.servers are {len(servers)}, cluster.samplers is {c.samplers}; expected a sampler for each server"
-    if len(set(servers)) < len(servers):
+    if len({s.rstrip("/") for s in servers}) < len(servers):
         yield "engine.servers has an address twice; expected a server for each sampler"
+    if wrong := [s for s in servers if not s.startswith(("http://", "https://"))]:
+        yield f"engine.servers has {wrong[0]!r}; expected http://host:port"
+    if servers and recipe.engine.transfer != "nccl" and not recipe.engine.transfer.startswith("/"):
+        yield f"engine.transfer is {recipe.engine.transfer!r}; expected nccl, or a folder from the root on"
     if servers and recipe.engine.transfer == "nccl" and (recipe.model.device == "cpu" or c.place == "ray"):
         yield "engine.transfer is nccl, which needs GPUs and samplers beside the learner; expected a folder that all see"
     if r.staleness and not c.samplers:

@@ -103,22 +103,21 @@ def sweep(
             name, digest = f"{cell.name}/seed_{seed}", _digest(recipes[seed], study, window)
             if name in parts and parts[name].get("recipe", digest) != digest:
                 raise RecipeError(f"{results} holds {name} of other settings; choose another --out, or take that entry out of it")
-            if name in parts:
-                continue
-            folder = out / _folder(cell) / f"seed_{seed}"
-            try:
-                found = _run(recipes[seed], folder, study, window, training)
-            except LearnerError as why:
-                found = {"failed": str(why)}
-            if found is None:
-                print(f"interrupted in {folder}; the same command goes on with it")
-                return 130
-            failed += "failed" in found
-            parts[name] = {"recipe": digest} | found
-            storage.make_folder(results.parent)
-            storage.replace_file(results, _text(kept).encode())
-    for cell in cells:
-        print(_line(cell.name, table(parts, cell.name)), flush=True)
+            if name not in parts:
+                folder = out / _folder(cell) / f"seed_{seed}"
+                try:
+                    found = _run(recipes[seed], folder, study, window, training)
+                except LearnerError as why:
+                    found = {"failed": str(why)}
+                if found is None:
+                    print(f"interrupted in {folder}; the same command goes on with it")
+                    return 130
+                failed += "failed" in found
+                parts[name] = {"recipe": digest} | found
+                storage.make_folder(results.parent)
+                storage.replace_file(results, _text(kept).encode())
+            if seed == seeds - 1:
+                print(_line(cell.name, table(parts, cell.name)), flush=True)
     return 1 if failed else 0
 
 

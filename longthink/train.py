@@ -70,7 +70,7 @@ def train(recipe: Recipe, folder: Path, *, resume: bool = False, parent: Parent 
             lost, saved = [*(lost if newest == saved else []), why], newest
             if len(lost) > recipe.cluster.restarts:
                 raise EngineError(f"{why}; {len(lost)} such losses since the last checkpoint. Go on with --resume") from None
-            print(f"all processes are started again, and the run goes on from step {max(newest, 0)}", flush=True)
+            print(f"{why}; all processes are started again, and the run goes on from step {max(newest, 0)}", flush=True)
 
 
 class Training:

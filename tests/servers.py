@@ -1,5 +1,6 @@
 """vLLM servers as somebody who trains would start them."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -59,7 +60,8 @@ class VllmProcess:
                 time.sleep(0.5)
 
     def kill(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it ended by itself
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
 

@@ -150,6 +150,8 @@ def test_recipes(model: Path, tmp_path: Path, changes: dict[str, object], words:
             {"engine": {**SERVED, "servers": ["http://a:1", "http://a:1"]}, "cluster": {"samplers": 2}},
             "engine.servers has an address twice",
         ),
+        ({"engine": {**SERVED, "servers": ["a:1", "b:1"]}, "cluster": {"samplers": 2}}, "'a:1'; expected http://host:port"),
+        ({"engine": {**SERVED, "transfer": "NCCL"}, "cluster": {"samplers": 2}}, "expected nccl, or a folder from the root on"),
         ({"engine": {**SERVED, "transfer": "nccl"}, "cluster": {"samplers": 2}}, "engine.transfer is nccl, which needs GPUs"),
     ],
 )

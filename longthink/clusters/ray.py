@@ -141,18 +141,21 @@ class RayPlacement:
     def _workers(self) -> int:
         return self.recipe.cluster.learners + self.recipe.cluster.samplers
 
+    def _needs(self, kind: str) -> dict[str, float]:
+        """What a worker takes of its machine; a client of a vLLM server computes nothing."""
+        computes = self.recipe.model.device != "cpu" and not (kind == "sampler" and self.recipe.engine.servers)
+        return {"CPU": self.recipe.cluster.threads, **({"GPU": 1} if computes else {})}
+
     def _reserved(self) -> PlacementGroup:
         cluster = self.recipe.cluster
-        each: dict[str, float] = {"CPU": cluster.threads}
-        if self.recipe.model.device != "cpu":
-            each["GPU"] = 1
-        group = placement_group([dict(each) for _ in range(self._workers)], strategy=cluster.spread.upper())
+        bundles = [self._needs("rank")] * cluster.learners + [self._needs("sampler")] * cluster.samplers
+        group = placement_group([dict(each) for each in bundles], strategy=cluster.spread.upper())
         try:
             ray.get(group.ready(), timeout=ROOM_S)
         except GetTimeoutError:
             has = {key: value for key, value in ray.cluster_resources().items() if key in ("CPU", "GPU")}
             raise EngineError(
-                f"Ray has no room for {self._workers} workers of {each} ({cluster.spread}): the cluster has {has}. "
+                f"Ray has no room for {self._workers} workers of {bundles[0]} ({cluster.spread}): the cluster has {has}. "
                 "Add machines, end other jobs, or lower cluster.learners, samplers or threads"
             ) from None
         return group
@@ -162,15 +165,15 @@ class RayPlacement:
         bundle = int(number) + (self.recipe.cluster.learners if kind == "sampler" else 0)
         environment = {"OMP_NUM_THREADS": str(self.recipe.cluster.threads), "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
         environment |= {key: os.environ[key] for key in TOLD if key in os.environ}
+        needs = self._needs(kind)
         options: dict[str, Any] = {
-            "num_cpus": self.recipe.cluster.threads,
+            "num_cpus": needs["CPU"],
+            "num_gpus": needs.get("GPU", 0),
             "max_restarts": 0,
             "max_task_retries": 0,
             "runtime_env": {"env_vars": environment},
             "scheduling_strategy": PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=bundle),
         }
-        if self.recipe.model.device != "cpu":
-            options["num_gpus"] = 1
         peer = RayPeer(name, ray.remote(Actor).options(**options).remote(make, self._patience_s))
         self._started.append(peer)
         return peer

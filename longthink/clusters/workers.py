@@ -127,8 +127,8 @@ class Sampler:
     def _set_aside(self) -> None:
         """Take out what runs, with what it has generated."""
         use = self._evaluating
-        for id, request in self._inside.items():
-            rollout = self._engines[not use].abort(id)
+        for rollout in self._engines[not use].abort_all():
+            request = self._inside[rollout.id]
             if rollout.finish_reason == "aborted":
                 self._aside[use].append(replace(request, segments=rollout.segments))
             else:

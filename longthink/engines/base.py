@@ -32,6 +32,10 @@ class Engine(Stream, Protocol):
         """One pass of the model: a token for each rollout that runs. Those that ended by it."""
         ...
 
+    def abort_all(self) -> list[Rollout]:
+        """Take everything out, as `abort` does one; what had ended and was not given out yet is among it."""
+        ...
+
     def load(self, decoder: Decoder, version: int) -> None:
         """Sample from these weights from now on."""
         ...

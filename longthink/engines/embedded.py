@@ -119,6 +119,9 @@ class EmbeddedEngine:
                 return rollout
         raise EngineError(f"rollout {tuple(id)} is not running")
 
+    def abort_all(self) -> list[Rollout]:
+        return [self.abort(id) for id in (*self._waiting, *self._done, *(row.id for row in self._rows if row))]
+
     # -- slots --------------------------------------------------------------------------------------------------
 
     def _admit(self) -> None:

@@ -34,6 +34,9 @@ class TeacherEngine:
         request = self._waiting.pop(id)
         return EmbeddedEngine.ended(request, "aborted", request.segments)
 
+    def abort_all(self) -> list[Rollout]:
+        return [self.abort(id) for id in list(self._waiting)]
+
     def finished(self) -> Iterator[Rollout]:
         while self._waiting:
             yield from self.advance()

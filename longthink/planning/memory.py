@@ -92,7 +92,7 @@ def lines(recipe: Recipe, shape: Shape) -> list[str]:
     """The arithmetic for a terminal: each kind of process, its uses, and their sum."""
     rank, sampler, rows = needs(recipe, shape)
     learners, samplers = max(1, recipe.cluster.learners), recipe.cluster.samplers
-    together = {"samplers": sampler} if samplers else {}
+    together = {"samplers": sampler} if samplers and not recipe.engine.servers else {}
     processes = {"ranks": rank if samplers else rank | sampler} | together
     count = {"ranks": learners, "samplers": samplers}
     made = []

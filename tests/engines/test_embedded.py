@@ -414,6 +414,23 @@ def test_a_rollout_may_be_aborted_again_and_again(build: Build) -> None:
     assert [(s.policy_version, len(s.token_ids)) for s in segments] == [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]
 
 
+def test_everything_is_taken_out_at_once(build: Build) -> None:
+    requests, engine = make_requests(4), build(DECODER, max_rows=2)
+    expected = run(engine, requests)
+    for request in requests:
+        engine.submit(request)
+    assert [r.num_tokens for r in engine.abort_all()] == [0] * 8
+    for request in requests:
+        engine.submit(request)
+    taken = {r.id: r for r in (*engine.advance(), *engine.abort_all())}
+    assert sorted(taken) == [r.id for r in requests] and engine.abort_all() == [] == list(engine.finished())
+    for id, rollout in taken.items():
+        if rollout.finish_reason == "aborted":
+            np.testing.assert_array_equal(rollout.response_ids, expected[id].response_ids[: rollout.num_tokens])
+        else:
+            check_equal(rollout, expected[id])
+
+
 def test_what_goes_on_is_reproducible(build: Build) -> None:
     whole = next(r for r in run(build(DECODER), make_requests(20)).values() if r.num_tokens > 20)
     (segment,) = whole.segments

@@ -14,7 +14,7 @@ from longthink.errors import EngineError
 from longthink.folder import read_config
 from longthink.types import FinishReason, Rollout
 
-__all__ = ["VllmEngine", "pack_head"]
+__all__ = ["VllmEngine", "empty_cache", "pack_head"]
 
 QUIET = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the scheduler in this process: weights are handed over by reference
@@ -80,9 +80,6 @@ class VllmEngine(VllmStream):
             raise EngineError(f"vLLM refuses {folder}: {type(e).__name__}: {str(e)[:500]}") from None
         self.engine = self.llm.llm_engine
 
-    def close(self) -> None:
-        self.engine.engine_core.shutdown()
-
     def _put(self, named: Sequence[tuple[str, Tensor]], version: int) -> None:
         self.llm.collective_rpc(_reload, args=(named, self._broken))
         if not self.llm.reset_prefix_cache():
@@ -116,10 +113,18 @@ def _reload(worker: Any, named: Sequence[tuple[str, Tensor]], broken: bool) -> N
 
     After `broken` weights the cache holds values that are not finite, and 0 times one of them is not 0: it is emptied.
     """
-    for cache in worker.model_runner.kv_caches if broken else ():
-        cache.zero_()
+    if broken:
+        empty_cache(worker.vllm_config)
     worker.model_runner.reload_weights(weights_iterator=iter(named))
     pack_head(worker.model_runner.get_model())
+
+
+def empty_cache(config: Any) -> None:
+    """Put zeros for all keys and values."""
+    for layer in config.compilation_config.static_forward_context.values():
+        caches = getattr(layer, "kv_cache", ())
+        for cache in [caches] if isinstance(caches, Tensor) else caches:
+            cache.zero_()
 
 
 def pack_head(model: Any) -> None:

@@ -9,12 +9,12 @@ import contextlib
 import http.client
 import json
 import queue
+import threading
 import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,9 +28,9 @@ from longthink.types import FinishReason, Rollout
 
 __all__ = ["VllmServer"]
 
-GREET_S = 300.0  # how long a server may take to start
-SETTLE_S = 30.0
 PASS_S = 0.05  # what counts as a pass of the model: new weights may come after so many of them
+AGAIN_S = 0.5  # after which a rollout that has not ended is taken out once more: a request may reach the server after that
+HEALTH_S = 30.0  # without a reply, after which the server is asked whether it lives
 NAME = "generate-tokens-"  # what the server puts before a request's own id
 FLOOR = -9999.0  # what the server tells of a log-prob that is not finite
 ENDS: dict[str, FinishReason] = {"stop": "stop", "length": "length", "abort": "aborted"}
@@ -39,8 +39,8 @@ ENDS: dict[str, FinishReason] = {"stop": "stop", "length": "length", "abort": "a
 class VllmServer(VllmStream):
     """`address` is a server's, http://host:port. At most `max_rows` rollouts are asked of it at a time.
 
-    `transfer` is "nccl", or a folder that the server sees under the same path. Raises: EngineError where no server answers, or
-    one that was started with settings that would not give what is asked for; from then on WorkerLost where it does not answer.
+    `transfer` is "nccl", or a folder that the server sees under the same path. Raises: EngineError for a server that was started
+    with settings that would not give what is asked for; WorkerLost where it does not answer, or ends no rollout for `patience_s`.
     """
 
     limit = "the server takes {} (--max-model-len)"
@@ -58,24 +58,23 @@ class VllmServer(VllmStream):
     ) -> None:
         check_version()
         check_dtype(dtype)
-        self.address, self._patience_s, self._mine = address.rstrip("/"), patience_s, uuid.uuid4().hex[:8]
+        self.address, self._max_rows, self._patience_s = address.rstrip("/"), max_rows, patience_s
+        self._direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         super().__init__(config, stop_ids, self._greeted(dtype, transfer))
+        self._broken = True  # who had it before may have left anything in its cache
+        self._mine, self._given = uuid.uuid4().hex[:8], ""
+        self._replies: queue.SimpleQueue[tuple[str, dict[str, Any] | Exception]] = queue.SimpleQueue()
+        self._abroad: set[str] = set()  # what the server owes a reply for
+        self._leaving: set[str] = set()  # and what of it was asked to end
+        self._heard = self._checked = time.monotonic()
         from longthink.engines.vllm.transfer import Source, open_sender
 
         self._source = Source(dtype, "cuda" if transfer == "nccl" else "cpu")
-        workers = int(self._ask("/get_world_size")["world_size"])
-        self._sender: Any = open_sender(transfer, self.address, workers, self, self._source)
-        self._replies: queue.SimpleQueue[tuple[str, dict[str, Any] | Exception]] = queue.SimpleQueue()
-        self._out: dict[str, Future[None]] = {}
-        self._pool = ThreadPoolExecutor(max_rows, "served")
-
-    def close(self) -> None:
-        """Ask for nothing more; what is out is not waited for."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._sender: Any = self._over(lambda: open_sender(transfer, self.address, self._workers, self, self._source))
 
     def _greeted(self, dtype: torch.dtype, transfer: str) -> int:
         """Wait for the server, and see that it was started as it must be; the longest context it takes."""
-        until = time.monotonic() + min(GREET_S, self._patience_s)
+        until = time.monotonic() + self._patience_s
         while True:
             try:
                 self._ask("/health", timeout_s=10.0)
@@ -87,20 +86,26 @@ class VllmServer(VllmStream):
         version = str(self._ask("/version")["version"]).partition("+")[0]
         try:
             told = self._ask("/server_info?config_format=json")["vllm_config"]
+        except WorkerLost:
+            raise
         except EngineError:
             raise EngineError(
                 f"{self.address} tells no settings: start it with VLLM_SERVER_DEV_MODE=1 (docs/cluster.md)"
             ) from None
-        backend = "nccl" if transfer == "nccl" else "longthink"
-        model, has = told["model_config"], (told.get("weight_transfer_config") or {}).get("backend")
+        model, backend = told["model_config"], (told.get("weight_transfer_config") or {}).get("backend")
         for what, found, expected in (
             ("vLLM", version, VERSION),
             ("--dtype", str(model["dtype"]), str(dtype)),
             ("--logprobs-mode", str(model["logprobs_mode"]), "processed_logprobs"),
-            ("--weight-transfer-config", json.dumps({"backend": has}), json.dumps({"backend": backend})),
+            ("the weight transfer", str(backend), "nccl" if transfer == "nccl" else "longthink"),
+            ("--data-parallel-size", str(told["parallel_config"]["data_parallel_size"]), "1"),
         ):
             if found != expected:
                 raise EngineError(f"{self.address} was started with {what} {found}; expected {expected} (docs/cluster.md)")
+        self._workers = int(self._ask("/get_world_size")["world_size"])
+        self._ask("/abort_requests", {})  # what a client before this one left
+        with contextlib.suppress(EngineError):
+            self._ask("/finish_weight_update", {})  # and a hand-over it did not end
         return int(model["max_model_len"])
 
     # -- weights ------------------------------------------------------------------------------------------------------
@@ -108,14 +113,23 @@ class VllmServer(VllmStream):
     def _put(self, named: Sequence[tuple[str, Tensor]], version: int) -> None:
         self._given = f"{self._mine}.{version}"
         self._source.named, self._sender.empty = named, self._broken
-        self._sender.send_weights()
-        until = time.monotonic() + SETTLE_S
+        self._over(self._sender.send_weights)
+        until = time.monotonic() + HEALTH_S
         while not self._ask("/reset_prefix_cache", {})["success"]:  # what was taken out may hold its place for a moment
             if time.monotonic() > until:
                 raise WorkerLost(f"{self.address} keeps keys and values of the weights before: somebody else samples from it")
-            time.sleep(0.05)
+            time.sleep(PASS_S)
+
+    def _over(self, hand: Callable[[], Any]) -> Any:
+        """What `hand` gives. Raises: WorkerLost where the way to the server breaks."""
+        try:
+            return hand()
+        except (RuntimeError, OSError) as e:
+            raise WorkerLost(f"{self.address} was not given its weights ({type(e).__name__}: {e})") from None
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        with contextlib.suppress(EngineError):
+            self._ask("/shutdown_weight_transfer_engine", {})  # of a client before this one
         self._ask("/init_weight_transfer_engine", {"init_info": init_info})
 
     def start_weight_update(self) -> None:
@@ -129,66 +143,95 @@ class VllmServer(VllmStream):
 
     # -- rollouts -----------------------------------------------------------------------------------------------------
 
-    def _id(self, name: str) -> str:
-        return f"{NAME}{self._mine}.{name}"
+    def _takes(self) -> bool:
+        return len(self._abroad) < self._max_rows
 
     def _begin(self, name: str, context: list[int], params: dict[str, Any]) -> None:
-        body = {"request_id": self._id(name).removeprefix(NAME), "token_ids": context, "sampling_params": params}
-        self._out[name] = self._pool.submit(self._answer, name, body)
+        body = {"request_id": f"{self._mine}.{name}", "token_ids": context, "sampling_params": params}
+        self._heard = self._heard if self._abroad else time.monotonic()
+        self._abroad.add(name)
+        threading.Thread(target=self._answer, args=(name, body), daemon=True).start()
 
     def _answer(self, name: str, body: dict[str, Any]) -> None:
         try:
-            self._replies.put((name, self._ask("/inference/v1/generate", body)))
+            self._replies.put((name, self._ask("/inference/v1/generate", body, timeout_s=None)))
         except Exception as e:  # a reply may be anything; one that is not put here would be waited for
             self._replies.put((name, e))
 
     def _step(self) -> None:
         """Take the replies that are there; wait a moment for the first."""
-        with contextlib.suppress(queue.Empty):
-            self._take(*self._replies.get(timeout=PASS_S))
-        while not self._replies.empty():
-            self._take(*self._replies.get())
+        self._take(PASS_S)
 
-    def _take(self, name: str, reply: dict[str, Any] | Exception) -> None:
-        del self._out[name]
+    def _take(self, wait_s: float) -> None:
+        with contextlib.suppress(queue.Empty):
+            while self._abroad:
+                self._taken(*self._replies.get(timeout=wait_s))
+                self._heard, wait_s = time.monotonic(), 0.0
+        now = time.monotonic()
+        if self._abroad and now - self._heard > self._patience_s:
+            raise WorkerLost(f"{self.address} has ended none of {len(self._abroad)} rollouts in {self._patience_s:g} s")
+        if self._abroad and now - max(self._heard, self._checked) > HEALTH_S:
+            self._checked = now
+            self._ask("/health", timeout_s=HEALTH_S)
+
+    def _taken(self, name: str, reply: dict[str, Any] | Exception) -> None:
+        self._abroad.discard(name)
         if isinstance(reply, Exception):
             raise reply
         (choice,) = reply["choices"]
+        reason = ENDS[choice["finish_reason"]]
+        if reason == "aborted" and name not in self._leaving:
+            raise WorkerLost(
+                f"{self.address} ended a rollout that it was not asked to end: it shuts down, or somebody else uses it"
+            )
         if other := {made["version"] for made in choice["weight_versions"] or ()} - {self._given}:
             raise WorkerLost(f"{self.address} samples from weights {other.pop()!r}, it was given {self._given!r}")
+        self._leaving.discard(name)
         logprobs = [at["logprob"] if at["logprob"] > FLOOR else np.nan for at in choice["logprobs"]["content"]]
-        self._drawn(name, choice["token_ids"], logprobs, ENDS[choice["finish_reason"]])
+        self._drawn(name, choice["token_ids"], logprobs, reason)
 
     def _cancel(self, name: str) -> Rollout:
-        running = self._running[name]
-        if self._out[name].cancel():
-            del self._out[name], self._running[name]
-            return self._rollout(running, "aborted")
-        while name in self._running:
-            self._ask("/inference/v1/abort_requests", {"request_ids": [self._id(name)]})
-            self._take(*self._replies.get())
-        return self._done.pop(running.request.id)
+        id = self._running[name].request.id
+        self._out([name])
+        return self._done.pop(id)
+
+    def abort_all(self) -> list[Rollout]:
+        self._out(list(self._running))
+        return super().abort_all()
 
     def _drop(self) -> None:
-        self._ask("/inference/v1/abort_requests", {"request_ids": [self._id(name) for name in self._out]})
-        wait(self._out.values())
-        self._out.clear()
-        while not self._replies.empty():
-            self._replies.get()
+        """What comes of these is not looked at."""
+        while self._abroad:
+            self._end(self._abroad)
+            with contextlib.suppress(queue.Empty):
+                self._abroad.discard(self._replies.get(timeout=AGAIN_S)[0])
+
+    def _out(self, names: Collection[str]) -> None:
+        """Take these out: afterwards they are in `_done`, with what they have."""
+        self._leaving |= set(names)
+        while left := [name for name in names if name in self._running]:
+            self._end(left)
+            self._take(AGAIN_S)
+
+    def _end(self, names: Collection[str]) -> None:
+        self._ask("/inference/v1/abort_requests", {"request_ids": [f"{NAME}{self._mine}.{name}" for name in names]})
 
     # -- the wire -----------------------------------------------------------------------------------------------------
 
-    def _ask(self, path: str, body: dict[str, Any] | None = None, timeout_s: float = 0.0) -> dict[str, Any]:
-        """What the server answers. Raises: EngineError for what it refuses, WorkerLost where it does not answer."""
+    def _ask(self, path: str, body: dict[str, Any] | None = None, timeout_s: float | None = 0.0) -> dict[str, Any]:
+        """What the server answers within `timeout_s`: 0 is as long as our patience is, None for ever.
+
+        Raises: EngineError for what it refuses, WorkerLost where it does not answer or breaks.
+        """
         data = None if body is None else json.dumps(body).encode()
         asked = urllib.request.Request(self.address + path, data, {"Content-Type": "application/json"})
         try:
-            with urllib.request.urlopen(asked, timeout=timeout_s or self._patience_s) as reply:
-                said = reply.read()
-                return dict(json.loads(said)) if said else {}
+            with self._direct.open(asked, timeout=self._patience_s if timeout_s == 0.0 else timeout_s) as reply:
+                found = reply.read()
+                return dict(json.loads(found)) if found else {}
         except urllib.error.HTTPError as e:
-            said = printable(e.read(2000).decode(errors="replace").strip()[:500])
-            raise EngineError(f"{self.address}{path}: HTTP {e.code}: {said}") from None
-        except (urllib.error.URLError, http.client.HTTPException, OSError) as e:
+            said = f"{self.address}{path}: HTTP {e.code}: {printable(e.read(2000).decode(errors='replace').strip()[:500])}"
+            raise (WorkerLost if e.code >= 500 else EngineError)(said) from None
+        except (http.client.HTTPException, OSError, ValueError) as e:
             why = e.reason if isinstance(e, urllib.error.URLError) else f"{type(e).__name__}: {e}"
             raise WorkerLost(f"{self.address} does not answer ({why})") from None

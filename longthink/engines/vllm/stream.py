@@ -92,9 +92,9 @@ class VllmStream(ABC):
     def _drop(self) -> None:
         """Let vLLM end all that runs; what it drew is not needed."""
 
-    @abstractmethod
-    def close(self) -> None:
-        """Let go of vLLM."""
+    def _takes(self) -> bool:
+        """Whether vLLM is given more."""
+        return True
 
     def load(self, decoder: Decoder, version: int) -> None:
         """Sample from these weights from now on."""
@@ -135,6 +135,8 @@ class VllmStream(ABC):
     def _pass(self) -> None:
         """Let waiting requests in and vLLM go on, unless what ended before was not given out yet."""
         for id in sorted(self._waiting):
+            if not self._takes():
+                break
             self._admit(self._waiting[id])
             del self._waiting[id]
         if not self._done:
@@ -149,6 +151,9 @@ class VllmStream(ABC):
             if running.request.id == id:
                 return self._cancel(name)
         raise EngineError(f"rollout {tuple(id)} is not running")
+
+    def abort_all(self) -> list[Rollout]:
+        return [self.abort(id) for id in (*self._waiting, *self._done, *(r.request.id for r in self._running.values()))]
 
     def _admit(self, request: Request) -> None:
         if (longest := len(request.prompt_ids) + request.max_tokens) > self.longest:
@@ -176,7 +181,7 @@ class VllmStream(ABC):
         running = self._running[name]
         running.tokens += tokens
         running.logprobs += logprobs
-        if not np.isfinite(running.logprobs[-1:]).all():
+        if not np.isfinite(logprobs).all():
             self._take_back()
             self._broken = True
             raise EngineError("the model's logits are not finite: the weights are broken or overflowed")

@@ -4,8 +4,9 @@ NCCL is vLLM's own. `FolderReceiver` is ours, for machines where there is none: 
 package (pyproject.toml) as backend "longthink". Both are driven by the same calls.
 """
 
+import os
+import re
 import socket
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from vllm.distributed.weight_transfer.base import (
@@ -26,7 +27,8 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
 from longthink.canary import digest
-from longthink.engines.vllm.inside import pack_head
+from longthink.engines.vllm.inside import empty_cache, pack_head
+from longthink.errors import EngineError
 
 __all__ = ["FolderReceiver", "Source", "open_sender", "register"]
 
@@ -57,15 +59,23 @@ class Source(WeightSource):
 class FolderSender:
     """Writes the weights into a file and tells the server its name and every tensor's digest."""
 
+    empty = False  # what the server keeps of earlier tokens may not be finite
+
     def __init__(self, folder: str, client: Any, source: Source) -> None:
-        self.path, self.client, self.source = Path(folder) / f"longthink_{uuid.uuid4().hex}.safetensors", client, source
-        self.empty = False  # what the server keeps of earlier tokens is not finite
+        self.client, self.source = client, source
+        name = re.sub(r"\W+", "_", client.address.partition("//")[2])  # the server's: who comes after writes over what was left
+        self.path = Path(folder) / f"longthink_{name}.safetensors"
+        if not Path(folder).is_dir() or not os.access(folder, os.W_OK):
+            raise EngineError(f"engine.transfer is {folder}: no folder one can write into; give one that the servers see too")
         client.init_weight_transfer_engine({})
 
     def send_weights(self) -> None:
         named = {name: t.contiguous() for name, t in self.source}
         try:
-            save_file(named, self.path)
+            try:
+                save_file(named, self.path)
+            except (OSError, SafetensorError) as e:
+                raise EngineError(f"engine.transfer: {self.path} cannot be written: {e}") from None
             self.client.start_weight_update()
             self.client.update_weights({"path": str(self.path), "digests": digest(named.items()), "empty": self.empty})
             self.client.finish_weight_update()
@@ -108,9 +118,7 @@ class FolderReceiver(WeightTransferEngine[FolderInit, FolderUpdate]):
         if odd := [name for name, expected in update_info.digests.items() if found.get(name) != expected]:
             raise RuntimeError(f"{len(odd)} of {len(found)} tensors differ from what was sent: {', '.join(odd[:5])}")
         if update_info.empty:
-            for layer in self.vllm_config.compilation_config.static_forward_context.values():
-                for cache in _tensors(getattr(layer, "kv_cache", ())):
-                    cache.zero_()
+            empty_cache(self.vllm_config)
         self.model.load_weights(iter(named.items()))
 
     def finish_weight_update(self) -> None:
@@ -121,14 +129,6 @@ class FolderReceiver(WeightTransferEngine[FolderInit, FolderUpdate]):
 
     def shutdown(self) -> None:
         pass
-
-
-def _tensors(found: Any) -> Iterator[Tensor]:
-    if isinstance(found, Tensor):
-        yield found
-    elif isinstance(found, list | tuple):
-        for one in found:
-            yield from _tensors(one)
 
 
 def open_sender(how: str, address: str, workers: int, client: Any, source: Source) -> Any:
