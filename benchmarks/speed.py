@@ -21,7 +21,7 @@ from protocol import Side
 
 from longthink.errors import LongthinkError
 from longthink.folder import read_config
-from longthink.machine import fast_bf16
+from longthink.machine import cpu_name, fast_bf16
 from longthink.run import versions
 
 HERE = Path(__file__).resolve().parent
@@ -200,9 +200,7 @@ def verdict(m: Measure, ratio: float) -> str:
 
 def machine() -> dict[str, Any]:
     """The processor and how busy it was when the bench began."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
-    return {"cpu": model, "cores": os.cpu_count(), "load": os.getloadavg()[0], "fast_bf16": fast_bf16()}
+    return {"cpu": cpu_name(), "cores": os.cpu_count(), "load": os.getloadavg()[0], "fast_bf16": fast_bf16()}
 
 
 def peer_versions(python: str) -> dict[str, str]:

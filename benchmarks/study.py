@@ -5,6 +5,7 @@ committed; the run folders stay under runs/.
 """
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 from trouble import Troubled
 
 from longthink import storage
+from longthink.machine import cpu_name
 from longthink.recipe import load_recipe, load_study
 from longthink.stats import mean_interval
 from longthink.sweep import area, study_cells, sweep
@@ -29,9 +31,7 @@ WARM = "runs/warm_{seed}"  # a warm start a seed, shared by the miniatures: thei
 
 def machine() -> dict[str, Any]:
     """What the numbers were measured on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return {"cpu": models[0] if models else platform.processor(), "cores": len(models), "python": platform.python_version()}
+    return {"cpu": cpu_name(), "cores": os.cpu_count(), "python": platform.python_version()}
 
 
 def quickstart(path: Path) -> int:

@@ -4,12 +4,13 @@ import contextlib
 import ctypes
 import math
 import os
+import platform
 from pathlib import Path
 
 from longthink.errors import RecipeError
 from longthink.recipe import Recipe
 
-__all__ = ["fast_bf16", "keep_memory", "resolve", "usable_cores"]
+__all__ = ["cpu_name", "fast_bf16", "keep_memory", "resolve", "usable_cores"]
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 
@@ -24,6 +25,15 @@ def keep_memory() -> None:
         libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
         libc.mallopt(M_TRIM_THRESHOLD, 1 << 30)
         libc.mallopt(M_TOP_PAD, 64 << 20)
+
+
+def cpu_name() -> str:
+    """The processor's model, as the kernel tells it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
 
 
 def fast_bf16() -> bool:

@@ -16,6 +16,7 @@ import tomli_w
 from longthink import checkpoint, storage
 from longthink.collect import timed_verdicts
 from longthink.errors import CheckpointError, RecipeError
+from longthink.machine import cpu_name
 from longthink.recipe import Recipe, parse_recipe
 from longthink.types import RolloutId, Verdict
 
@@ -28,7 +29,7 @@ def recipe_text(recipe: Recipe) -> str:
 
 
 def versions() -> dict[str, str]:
-    """What produced a run: package versions, Python, platform, and the commit when run from a checkout."""
+    """What produced a run: package versions, Python, platform, processor, and the commit when run from a checkout."""
     found = {name: importlib.metadata.version(name) for name in ("longthink", "torch", "transformers", "numpy")}
     here = Path(__file__).resolve().parent
     try:
@@ -36,7 +37,8 @@ def versions() -> dict[str, str]:
         commit = git.stdout.strip() or "unknown"
     except OSError:
         commit = "unknown"
-    return found | {"python": platform.python_version(), "platform": platform.platform(), "commit": commit}
+    here_is = {"python": platform.python_version(), "platform": platform.platform(), "cpu": cpu_name()}
+    return found | here_is | {"commit": commit}
 
 
 class Run:

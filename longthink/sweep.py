@@ -203,9 +203,10 @@ def facts(run: Run) -> dict[str, Any]:
     last: dict[str, Any] = next((r for r in reversed(run.rows) if "validation/accuracy" in r), {})
     entropies = [float(r["policy/entropy/mean"]) for r in run.rows if "policy/entropy/mean" in r]
     names = {"accuracy": "accuracy", "mean_tokens": "mean_tokens", "truncated_share": "truncated"}
-    commit = json.loads((run.folder / "run.json").read_text())["versions"]["commit"]
+    versions = json.loads((run.folder / "run.json").read_text())["versions"]
     return {
-        "commit": commit[:7],
+        "commit": versions["commit"][:7],
+        "cpu": versions["cpu"],
         "steps": run.step,
         "generated_tokens": run.generated_tokens,
         "seconds": round(sum(float(r.get("time/step_s", 0.0)) for r in run.rows), 1),
