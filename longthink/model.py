@@ -252,6 +252,12 @@ class Decoder(nn.Module):
         self.compute_dtype = torch.float32
         self.checkpoint_layers = False
 
+    @classmethod
+    def hollow(cls, config: ModelConfig) -> "Decoder":
+        """A decoder of shapes alone, until it is given room (`to_empty`) and filled."""
+        with torch.device("meta"):
+            return cls(config)
+
     @property
     def layers(self) -> list[Layer]:
         return list(self.model.layers)  # type: ignore[arg-type]

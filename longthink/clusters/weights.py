@@ -18,7 +18,7 @@ class Weights:
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
         self.config, self.dtype = config, wide(dtype)
-        self.shapes = [(name, p.shape) for name, p in _empty(config).named_parameters()]
+        self.shapes = [(name, p.shape) for name, p in Decoder.hollow(config).named_parameters()]
         self.flat = self.room()
 
     def room(self) -> Tensor:
@@ -54,7 +54,7 @@ class Weights:
 
     def decoder(self, dtype: torch.dtype) -> Decoder:
         """A decoder whose parameters lie here."""
-        decoder = _empty(self.config)
+        decoder = Decoder.hollow(self.config)
         for name, place in self.views():
             module, _, leaf = name.rpartition(".")
             setattr(decoder.get_submodule(module), leaf, nn.Parameter(place, requires_grad=False))
@@ -69,9 +69,4 @@ def wide(dtype: torch.dtype) -> torch.dtype:
 
 def parameters_of(config: ModelConfig) -> int:
     """How many numbers a model's weights are."""
-    return sum(p.numel() for p in _empty(config).parameters())
-
-
-def _empty(config: ModelConfig) -> Decoder:
-    with torch.device("meta"):
-        return Decoder(config)
+    return sum(p.numel() for p in Decoder.hollow(config).parameters())

@@ -27,7 +27,7 @@ from longthink.engines.base import Engine
 from longthink.engines.embedded import EmbeddedEngine
 from longthink.engines.teacher import TeacherEngine
 from longthink.errors import LongthinkError
-from longthink.folder import ModelFolder
+from longthink.folder import ModelFolder, read_weights
 from longthink.learners.adapter import plain
 from longthink.learners.local import LocalLearner
 from longthink.machine import keep_memory
@@ -182,8 +182,9 @@ class Rank:
             from longthink.learners.sharded import join
 
             mesh = join(rank, recipe.cluster.learners, device, store, recipe.cluster.patience_s)
+        hollow = mesh is not None and recipe.lora is None  # then no rank reads more than a tensor at a time
         self.learner = LocalLearner(
-            folder.decoder(),
+            Decoder.hollow(folder.config) if hollow else folder.decoder(),
             recipe.learner,
             dtype=dtype,
             device=device,
@@ -196,6 +197,8 @@ class Rank:
             seed=recipe.seed,
             base=recipe.model.path,
         )
+        if hollow:
+            read_weights(folder.folder, self.learner.decoder)
         self.weights, self.sampler = weights, Sampler(recipe, folder, device) if weights is None else None
         if weights is None:
             self.sync(0)

@@ -74,7 +74,7 @@ class LocalLearner:
         self.lora, self.base = lora, base
         if lora is not None:
             attach(decoder, lora, seed)
-        self.decoder = self._placed(decoder.to(self.device, torch.float64 if dtype == torch.float64 else torch.float32))
+        self.decoder = self._placed(decoder.to(torch.float64 if dtype == torch.float64 else torch.float32))
         self.decoder.compute_dtype = dtype
         self.decoder.checkpoint_layers = settings.checkpoint_layers
         self.reference: Decoder | None = None
@@ -83,11 +83,13 @@ class LocalLearner:
         self.optimizer = self._fresh_optimizer()
 
     def _placed(self, decoder: Decoder) -> Decoder:
-        if self.mesh is None:
-            return decoder
-        from longthink.learners.sharded import shard
+        """The decoder on its device, cut over the mesh if there is one; a hollow one gets room."""
+        if self.mesh is not None:
+            from longthink.learners.sharded import shard
 
-        return shard(decoder, self.mesh)
+            return shard(decoder, self.mesh, self.device)
+        hollow = next(decoder.parameters()).is_meta
+        return decoder.to_empty(device=self.device) if hollow else decoder.to(self.device)
 
     def _fresh_optimizer(self) -> torch.optim.AdamW:
         s = self.settings
@@ -106,7 +108,7 @@ class LocalLearner:
         if self.lora is not None:
             self.reference = self.decoder
             return
-        reference = self._placed(Decoder(self.decoder.config).to(self.device, next(self.decoder.parameters()).dtype))
+        reference = self._placed(Decoder.hollow(self.decoder.config).to(next(self.decoder.parameters()).dtype))
         reference.requires_grad_(False)
         for target, source in zip(reference.parameters(), self.decoder.parameters(), strict=True):
             target.copy_(source.detach())

@@ -22,6 +22,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from longthink import storage
 from longthink.errors import CheckpointError, StorageError
+from longthink.folder import fill
 from longthink.model import Decoder
 
 __all__ = ["METADATA", "join", "leave", "let_go", "load_state", "save_state", "shard", "stored_names"]
@@ -47,8 +48,13 @@ def leave() -> None:
         torch.distributed.destroy_process_group()
 
 
-def shard(decoder: Decoder, mesh: DeviceMesh) -> Decoder:
-    """The decoder, its parameters now cut over the mesh. Every rank must hold the same weights."""
+def shard(decoder: Decoder, mesh: DeviceMesh, device: torch.device) -> Decoder:
+    """The decoder, its parameters cut over the mesh, each rank's parts on its device: a whole parameter is there one at a time.
+
+    Every rank must hold the same values; of a hollow decoder the parts have none yet.
+    """
+    values = {name: p.detach() for name, p in decoder.named_parameters()}
+    decoder.to("meta")
     for layer in decoder.layers:
         fully_shard(layer, mesh=mesh)
     fully_shard(decoder, mesh=mesh)
@@ -56,6 +62,11 @@ def shard(decoder: Decoder, mesh: DeviceMesh) -> Decoder:
         assert isinstance(module, FSDPModule)
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)
+    decoder.to_empty(device=device)
+    with torch.no_grad():
+        for name, p in decoder.named_parameters():
+            if not (value := values.pop(name)).is_meta:
+                fill(p, value)
     return decoder
 
 
