@@ -208,7 +208,12 @@ def test_a_sampler_that_dies_again_and_again_ends_the_run(model: Path, monkeypat
 @pytest.mark.cluster
 def test_a_worker_that_never_answers_is_named_and_replaced(model: Path) -> None:
     told: list[str] = []
-    with closing(Cluster(recipe(model, 1, samplers=1), told.append)) as cluster:
+
+    def tell(text: str) -> None:
+        told.append(text)
+        cluster.patience_s = 600.0  # whoever takes its place has all the time it needs
+
+    with closing(Cluster(recipe(model, 1, samplers=1), tell)) as cluster:
         peer = cluster.samplers[0].peer
         assert isinstance(peer, LocalPeer)
         os.kill(peer.process.pid or 0, signal.SIGSTOP)
@@ -218,6 +223,7 @@ def test_a_worker_that_never_answers_is_named_and_replaced(model: Path) -> None:
         peer = cluster.ranks[0].peer
         assert isinstance(peer, LocalPeer)
         os.kill(peer.process.pid or 0, signal.SIGSTOP)
+        cluster.patience_s = 1.0
         with pytest.raises(WorkerLost, match=r"rank 0 has not answered 'sync' in 1 s"):
             cluster.sync(2)
 
