@@ -121,7 +121,7 @@ class RayPlacement:
 
     def _join(self) -> None:
         """Connect to the cluster that is named, or else to the one that runs on this machine; start one where none does."""
-        asked = os.environ.get("RAY_ADDRESS", "auto")
+        asked = os.environ.get("RAY_ADDRESS") or "auto"
         address = {"auto": _started_here(), "local": ""}.get(asked, asked)
         if asked not in ("auto", "local") and not _answers(asked):
             raise EngineError(f"no Ray answers at RAY_ADDRESS = {asked!r}; start it there (docs/cluster.md)")
