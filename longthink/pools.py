@@ -62,7 +62,7 @@ class Pools:
 
     def state(self, step: int) -> dict[str, Any]:
         """What is to be saved after this step; rests are counted from it."""
-        return {"rates": self._rates, "rests": {k: until - step for k, until in self._rests.items() if until > step}}
+        return {"rates": self._rates, "rests": {k: until - step for k, until in sorted(self._rests.items()) if until > step}}
 
     def restore(self, state: Mapping[str, Any], step: int) -> None:
         """Take in a saved state as that after this step."""

@@ -148,7 +148,7 @@ def test_killed_at_every_flush_and_resumed(whole, model, tmp_path):
 
 def test_ctrl_c_keeps_what_is_done(model, tmp_path):
     out = tmp_path / "eval"
-    command = [sys.executable, "-m", "longthink.cli", *ask(model, out, problems="16", n="64")]
+    command = [sys.executable, "-m", "longthink.cli", *ask(model, out, problems="16", n="1024")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -157,7 +157,7 @@ def test_ctrl_c_keeps_what_is_done(model, tmp_path):
                 break
         said = process.stdout.read()
     assert process.returncode == 130 and "goes on in" in said
-    assert 0 < len((out / "samples.jsonl").read_text().splitlines()) < 16 * 64
+    assert 0 < len((out / "samples.jsonl").read_text().splitlines()) < 16 * 1024
     assert not (out / "summary.json").exists()
     with pytest.raises(TaskError, match="unfinished"):
         gather([out])
