@@ -80,3 +80,15 @@ def test_a_branch_counts_its_own_steps():
     child = Pools(PoolSettings(retire_right=1, rest_steps=3), seed=0)
     child.restore(pools.state(500), 0)
     assert [child.takes("p", 0, step) for step in (1, 2, 3, 4)] == [False, False, False, True]
+
+
+def test_a_state_is_the_same_whether_it_was_read_back_or_not():
+    """Also of a problem whose first rest had ended when the state was written."""
+    settings = PoolSettings(retire_wrong=1, rest_steps=1)
+    whole, read = Pools(settings, seed=0), Pools(settings, seed=0)
+    whole.record("b", [0.0], 1)
+    whole.record("a", [0.0], 4)
+    read.restore(json.loads(json.dumps(whole.state(4))), 4)
+    for pools in (whole, read):
+        pools.record("b", [0.0], 5)
+    assert json.dumps(whole.state(5)) == json.dumps(read.state(5))
