@@ -86,8 +86,9 @@ STILL: dict[str, Any] = {
     "learner": {"lr": 1e-3, "minibatch_prompts": 2},
     "reference": {"replace_every": 2},
 }
-# Eight stages, two hard resets, a rollback, a change by rule, a domain that grows, checkpoints chosen among finalists by a blend
-# of two sets, states kept for twins, and a last window that follows the signal; with nobody's hand on it.
+# Eight stages, two hard resets, a rollback, changes by rule, a domain that grows, checkpoints chosen among finalists by a blend
+# of two sets, states kept for twins, and a last window that follows the signal; with nobody's hand on it. A learning rate of 1
+# ruins step 4, so that the next stage surely begins from an earlier one.
 OFTEN = {"kind": "mismatch", "above": 1e-12, "over": 1}
 RULES: dict[str, Any] = {
     **{k: SCHEDULES[k] for k in ("seed", "workers", "domain")},
@@ -97,14 +98,14 @@ RULES: dict[str, Any] = {
     "loss": {"kl": 0.01},
     "learner": {"lr": 1e-3, "minibatch_prompts": 2},
     "validation": {
-        **{"every": 1, "problems": 2, "samples": 2, "window": 32, "finalists": 2},
+        **{"every": 1, "problems": 2, "samples": 4, "window": 32, "finalists": 2},
         "sets": [{"name": "own"}, {"name": "narrow", "window": 20, "weight": 0.5}],
     },
-    "budget": {"max_steps": 20},
+    "budget": {"max_steps": 21},
     "stage": [
         {
             "rollout": {"window": 20 + 2 * i} if i < 7 else {"signal": {"low": 16, "high": 36, "aim": "own"}},
-            "max_steps": 2,
+            "max_steps": 2 if i else 4,
             **({"domain": {"few": {"weight": 2.0}}} if i == 4 else {}),
         }
         for i in range(8)
@@ -113,6 +114,8 @@ RULES: dict[str, Any] = {
         {"when": {"kind": "hold", "steps": 2, "of": OFTEN}, "do": "reset", "times": 2, "cooldown": 5},
         {"when": {"kind": "all", "of": [OFTEN]}, "do": "rollback", "set": {"rollout": {"temperature": 0.9}}},
         {"when": {"kind": "any", "of": [OFTEN]}, "do": "set", "scale": {"learner": {"lr": 0.5}}},
+        {"when": OFTEN, "do": "set", "set": {"learner": {"lr": 1.0}}},
+        {"when": OFTEN, "do": "next", "set": {"learner": {"lr": 1e-3}}},
     ],
 }
 RECIPES = {"rules": RULES, "stages": RECIPE, "schedules": SCHEDULES, "still": STILL, "sharded": SCHEDULES}
