@@ -1,14 +1,9 @@
 """File: problems from local JSON, JSON-lines, CSV and parquet files, in the column conventions of the common projects."""
 
-import csv
-import gzip
-import io
-import json
-import math
 import re
-import zlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
@@ -16,6 +11,7 @@ from pydantic import Field, model_validator
 
 from longthink.errors import TaskError
 from longthink.prompts import PROMPTS, dress
+from longthink.reading import FORMATS, GOLD_COLUMNS, MISSING, PROMPT_COLUMNS, Broken, clean_gold, lookup, read_rows
 from longthink.recipe import nearest
 from longthink.rng import rng
 from longthink.tasks.base import Task
@@ -24,20 +20,6 @@ from longthink.types import Ints, Problem
 __all__ = ["File"]
 
 SPLITS = ("train", "validation", "test")
-FORMATS = ".json, .jsonl, .csv, .json.gz, .jsonl.gz or .parquet"
-PROMPT_COLUMNS = ("prompt", "problem", "question")
-GOLD_COLUMNS = (
-    "reward_model.ground_truth",  # verl, rLLM
-    "reward_spec.ground_truth",  # SkyRL
-    "gold",  # `longthink verify` and `longthink puzzles`
-    "answer",  # DeepScaleR, TRL, GSM8K
-    "final_answer",  # OlympiadBench
-    "expected_answer",  # NeMo RL
-    "ground_truth",  # open-instruct
-    "solution",  # TRL, open-r1, STILL: last, because it is prose where an answer stands beside it
-)
-AFTER_HASHES = re.compile(r"^####[ \t]*(\S.*)\s*\Z", re.MULTILINE)
-MISSING = object()
 MAX_FILES = 256  # kept in memory: the domains of a mixture are walked in turn
 
 
@@ -151,10 +133,12 @@ def _order(seed: int, size: int, epoch: int) -> Ints:
 def _load(path: Path, changed: int, asked: str) -> tuple[Row, ...]:
     """The rows to use, by a task as JSON; `changed` only makes an edited file a new entry of the cache."""
     how = File.model_validate_json(asked)
-    table = _read(path)[: how.limit or None]
+    table: list[Any] = list(islice(read_rows(path), how.limit or None))
     if not table:
         raise TaskError(f"{path}: the data set is empty; expected at least one row")
     for number, row in enumerate(table):
+        if isinstance(row, Broken):
+            raise TaskError(f"{path}: {row.why}; expected one object a row")
         if not isinstance(row, Mapping):
             raise TaskError(f"{path}: row {number} is {_short(row)}; expected an object with named columns")
     prompts = _filled(path, table, how.template) if how.template else _column(path, table, how.prompt_column, "prompt")
@@ -165,13 +149,13 @@ def _load(path: Path, changed: int, asked: str) -> tuple[Row, ...]:
         columns = {field: _column(path, table, column, "gold") for field, column in how.gold_fields.items()}
         golds = [{field: values[i] for field, values in columns.items()} for i in range(len(table))]
     else:
-        golds = [_clean_gold(gold) for gold in _column(path, table, how.gold_column, "gold")]
+        golds = [clean_gold(gold) for gold in _column(path, table, how.gold_column, "gold")]
     rows = []
     for number, (prompt, gold) in enumerate(zip(prompts, golds, strict=True)):
         where = f"{path}: row {number}"
         if gold is None and how.empty_golds == "drop":
             continue
-        meta = {name: value for name in how.keep if (value := _lookup(table[number], name)) is not MISSING}
+        meta = {name: value for name in how.keep if (value := lookup(table[number], name)) is not MISSING}
         rows.append(Row(number, _messages(where, prompt), _checked_gold(where, gold), meta))
     if odd := [name for name in how.keep if not any(name in row.kept for row in rows)] if rows else []:
         raise TaskError(
@@ -182,79 +166,14 @@ def _load(path: Path, changed: int, asked: str) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def _read(path: Path) -> Sequence[Any]:
-    try:
-        if path.suffix == ".parquet":
-            return _read_parquet(path)
-        kind = Path(path.name.removesuffix(".gz")).suffix
-        if kind not in (".json", ".jsonl", ".csv"):
-            raise TaskError(f"{path}: unknown file type; expected {FORMATS}")
-        data = path.read_bytes()
-        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as e:
-        raise TaskError(f"{path}: cannot be read ({e})") from None
-    if kind == ".csv":
-        return _parse_csv(path, text)
-    return _parse_lines(path, text) if kind == ".jsonl" else _parse_json(path, text)
-
-
-def _parse_csv(path: Path, text: str) -> list[Any]:
-    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
-    try:
-        rows: list[dict[Any, Any]] = list(csv.DictReader(io.StringIO(text, newline="")))
-    except csv.Error as e:
-        raise TaskError(f"{path}: not a CSV file ({e})") from None
-    if (long := next((i for i, row in enumerate(rows) if None in row), None)) is not None:
-        raise TaskError(f"{path}: row {long} has more fields than the first line names columns")
-    return rows
-
-
-def _parse_json(path: Path, text: str) -> Sequence[Any]:
-    if not text.strip():
-        return []
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as e:
-        if text.lstrip().startswith("{"):  # the `datasets` library writes JSON lines into files named .json
-            return _parse_lines(path, text)
-        where = f" at line {e.lineno}: {e.msg}" if isinstance(e, json.JSONDecodeError) else f" ({e})"
-        raise TaskError(f"{path}: not JSON{where}; expected a list of objects") from None
-    return found if isinstance(found, list) else [found]
-
-
-def _parse_lines(path: Path, text: str) -> list[Any]:
-    rows = []
-    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: JSON strings may hold U+2028 and its like
-        if line.strip():
-            try:
-                rows.append(json.loads(line))
-            except (ValueError, RecursionError) as e:
-                said = e.msg if isinstance(e, json.JSONDecodeError) else str(e)
-                raise TaskError(f"{path}: not JSON at line {number}: {said}; expected one object a line") from None
-    return rows
-
-
-def _read_parquet(path: Path) -> list[Any]:
-    try:
-        import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
-        import pyarrow.parquet as pq  # type: ignore[import-untyped, unused-ignore]
-    except ImportError:
-        raise TaskError(f"{path}: reading parquet needs the package pyarrow, which is not installed") from None
-    try:
-        rows: list[Any] = pq.ParquetFile(path).read().to_pylist()
-    except (pa.ArrowException, OSError) as e:
-        raise TaskError(f"{path}: not a readable parquet file ({e})") from None
-    return rows
-
-
 def _column(path: Path, table: Sequence[Mapping[str, Any]], named: str, what: str) -> list[Any]:
     """The prompt or gold column, found once for the whole file. Raises: TaskError for the first row without it."""
     usual = {"prompt": PROMPT_COLUMNS, "gold": GOLD_COLUMNS}.get(what, ())
     names = (named,) if named else usual
-    held = (n for n in names if any(_clean_gold(_lookup(row, n)) is not None for row in table))
-    present = (n for n in names if _lookup(table[0], n) is not MISSING)
+    held = (n for n in names if any(clean_gold(lookup(row, n)) is not None for row in table))
+    present = (n for n in names if lookup(table[0], n) is not MISSING)
     name = next(held, None) or next(present, None)
-    values = [_lookup(row, name) if name else MISSING for row in table]
+    values = [lookup(row, name) if name else MISSING for row in table]
     if MISSING in values:
         number = next(i for i, value in enumerate(values) if value is MISSING)
         raise TaskError(
@@ -266,7 +185,7 @@ def _column(path: Path, table: Sequence[Mapping[str, Any]], named: str, what: st
 
 def _filled(path: Path, table: Sequence[Mapping[str, Any]], template: str) -> list[str]:
     """The template with each row's values in place of {column}; braces around anything else stay as they are."""
-    names = dict.fromkeys(name for name in re.findall(r"\{([^{}]+)\}", template) if _lookup(table[0], name) is not MISSING)
+    names = dict.fromkeys(name for name in re.findall(r"\{([^{}]+)\}", template) if lookup(table[0], name) is not MISSING)
     if not names:
         raise TaskError(f"{path}: the template names no column; got columns {', '.join(table[0])}; expected one as {{column}}")
     columns = {name: _column(path, table, name, "prompt") for name in names}
@@ -288,19 +207,6 @@ def _with_choices(path: Path, table: Sequence[Mapping[str, Any]], prompts: list[
         texts.append(f"{str(prompt).strip()}\n\n{options}")
         golds.append(chr(65 + order.index(0)))
     return texts, golds
-
-
-def _lookup(row: Mapping[str, Any], column: str) -> Any:
-    """The value under a dotted name, or MISSING.
-
-    >>> _lookup({"reward_model": {"ground_truth": "7"}}, "reward_model.ground_truth")
-    '7'
-    """
-    if column in row:
-        return row[column]
-    head, dot, rest = column.partition(".")
-    inner = row.get(head)
-    return _lookup(inner, rest) if dot and isinstance(inner, Mapping) else MISSING
 
 
 def _messages(where: str, prompt: Any) -> tuple[dict[str, str], ...]:
@@ -333,44 +239,6 @@ def _checked_gold(where: str, gold: Any) -> Any:
     if not isinstance(gold, str | int | float | list | dict):
         raise TaskError(f"{where}: the gold is {_short(gold)}; expected text, a number or a list of alternatives")
     return gold
-
-
-def _clean_gold(value: Any) -> Any:
-    r"""The gold without blanks and without its wrapping, None when nothing is left.
-
-    >>> _clean_gold("16 - 7 = 9\n#### 9"), _clean_gold(["9.6\n", ""]), _clean_gold(" ")
-    ('9', ['9.6'], None)
-
-    Only a JSON list of strings is a list of alternatives: `[12,28]` is an interval or a pair.
-
-    >>> _clean_gold('["1/2", "0.5"]'), _clean_gold("[12,28]")
-    (['1/2', '0.5'], '[12,28]')
-    """
-    match value:
-        case str():
-            hashes = AFTER_HASHES.search(value)
-            text = (hashes[1] if hashes else value).strip()
-            listed = _listed(text)
-            return (text or None) if listed is None else _clean_gold(listed)
-        case list():
-            kept = [gold for gold in map(_clean_gold, value) if gold is not None]
-            return kept or None
-        case Mapping():
-            return dict(value) or None
-        case float() if math.isnan(value):  # how pandas writes a missing value
-            return None
-    return None if value is MISSING else value
-
-
-def _listed(text: str) -> list[str] | None:
-    """The strings of a JSON list of strings, None for any other text."""
-    if not (text.startswith("[") and text.endswith("]")):
-        return None
-    try:
-        found = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
-        return None
-    return found if all(isinstance(item, str) for item in found) else None
 
 
 def _short(value: Any) -> str:

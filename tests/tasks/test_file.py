@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from longthink.errors import TaskError
+from longthink.reading import read_rows
 from longthink.tasks.file import File
 
 SUFFIX = "Let's think step by step and output the final answer within \\boxed{}."
@@ -245,8 +246,7 @@ def test_a_file_is_read_once_and_again_when_it_changed(tmp_path: Path, monkeypat
     path = write(tmp_path / "d.json", TWO)
     os.utime(path, ns=(1, 1))
     task, reads = File(test=str(path)), []
-    original = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda self: reads.append(self) or original(self))
+    monkeypatch.setattr("longthink.tasks.file.read_rows", lambda path: reads.append(path) or read_rows(path))
     golds = [task.problem("test", index).gold for index in (0, 1, 0)]
     assert golds == ["2", "5", "2"] and len(reads) == 1
     write(path, TWO[1:])
@@ -319,12 +319,6 @@ def test_bytes_that_cannot_be_read(tmp_path: Path, name: str, data: bytes) -> No
 def test_bytes_that_are_not_parquet(tmp_path: Path) -> None:
     (tmp_path / "d.parquet").write_bytes(b"PAR1 and no more")
     assert "not a readable parquet file" in refusal(tmp_path / "d.parquet")
-
-
-def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write(tmp_path / "d.parquet", TWO)
-    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    assert "needs the package pyarrow" in refusal(path)
 
 
 def test_a_folder_is_no_data_set(tmp_path: Path) -> None:
