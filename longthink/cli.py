@@ -34,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"longthink {version('longthink')}")
     verbs = parser.add_subparsers(
         required=True,
-        metavar="train|eval|compare|analyze|view|serve|check|plan|report|sweep|twins|set|stage|verify|serve-rewards|puzzles|doctor",
+        metavar="train|curate|eval|compare|analyze|view|serve|check|plan|report|sweep|twins|set|stage|verify|serve-rewards|puzzles|doctor",
     )
     t = verbs.add_parser("train", help="run a recipe")
     t.add_argument("recipe", nargs="?", help="a TOML file; with --resume the run's own recipe is the default")
@@ -48,6 +48,12 @@ def _parser() -> argparse.ArgumentParser:
         "--with", dest="extras", action="append", default=[], choices=("optimizer", "data"), help="what else --from takes"
     )
     t.set_defaults(command=_train)
+    u = verbs.add_parser("curate", help="raw problems to a training set: every row kept, or dropped with a reason")
+    u.add_argument("recipe", help="a TOML file of sources and steps")
+    u.add_argument("--out", type=Path, help="its folder (default curated/<name>); the same command goes on there")
+    u.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override a key of the recipe")
+    u.add_argument("--workers", type=int, default=0, help="processes (default: one a core)")
+    u.set_defaults(command=_later("longthink.curation.command", "command"))
     _evaluation_parsers(verbs)
     c = verbs.add_parser("check", help="validate a recipe, grade its golds, print its arithmetic")
     c.add_argument("recipe")

@@ -13,7 +13,7 @@ from typing import IO, Any, NamedTuple
 
 from longthink.errors import TaskError
 
-__all__ = ["FORMATS", "GOLD_COLUMNS", "MISSING", "PROMPT_COLUMNS", "Broken", "clean_gold", "lookup", "read_rows"]
+__all__ = ["AFTER_HASHES", "FORMATS", "GOLD_COLUMNS", "MISSING", "PROMPT_COLUMNS", "Broken", "clean_gold", "lookup", "read_rows"]
 
 FORMATS = ".json, .jsonl, .csv, .json.gz, .jsonl.gz or .parquet"
 PROMPT_COLUMNS = ("prompt", "problem", "question")

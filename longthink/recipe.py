@@ -36,7 +36,7 @@ from longthink.tables import (
     ValidationSettings,
 )
 
-__all__ = ["Recipe", "load_recipe", "load_study", "nearest", "override", "parse_recipe", "profiles"]
+__all__ = ["Recipe", "explain", "load_recipe", "load_study", "nearest", "override", "parse_recipe", "profiles", "read_table"]
 
 
 FIXED = {
@@ -130,7 +130,7 @@ class Recipe(Table):
         try:
             return Recipe.model_validate_json(json.dumps(table, default=str), strict=True)
         except ValidationError as e:
-            raise ValueError("; ".join(_explain(dict(error)) for error in e.errors())) from None
+            raise ValueError("; ".join(explain(dict(error)) for error in e.errors())) from None
 
     @property
     def domains(self) -> tuple[DomainSettings, ...]:
@@ -154,7 +154,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), arm: str = "", 
 
     Raises: RecipeError with one clear message.
     """
-    table = _read(Path(path))
+    table = read_table(Path(path))
     study = _study(table, str(path))
     if arm:
         if study is None or arm not in study.arms:
@@ -183,12 +183,12 @@ def _profile(on: str) -> dict[str, Any]:
     ours = profiles()
     if on not in ours and not on.endswith(".toml"):
         raise RecipeError(f"--on {on!r}: expected a TOML file with a recipe's tables, or one of ours: {', '.join(sorted(ours))}")
-    return _read(ours.get(on, Path(on)))
+    return read_table(ours.get(on, Path(on)))
 
 
 def load_study(path: str | Path) -> StudySettings | None:
     """The `[study]` of a recipe, where it has one. Raises: RecipeError with one clear message."""
-    return _study(_read(Path(path)), str(path))
+    return _study(read_table(Path(path)), str(path))
 
 
 def _study(table: dict[str, Any], where: str) -> StudySettings | None:
@@ -197,7 +197,7 @@ def _study(table: dict[str, Any], where: str) -> StudySettings | None:
     try:
         return None if found is None else StudySettings.model_validate_json(json.dumps(found, default=str), strict=True)
     except ValidationError as e:
-        raise RecipeError("\n".join(f"{where}: study: {_explain(dict(error), StudySettings)}" for error in e.errors())) from None
+        raise RecipeError("\n".join(f"{where}: study: {explain(dict(error), StudySettings)}" for error in e.errors())) from None
 
 
 def _merge(table: dict[str, Any], changes: Mapping[str, Any]) -> None:
@@ -209,7 +209,8 @@ def _merge(table: dict[str, Any], changes: Mapping[str, Any]) -> None:
             table[key] = value
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_table(path: Path) -> dict[str, Any]:
+    """A TOML file. Raises: RecipeError where it is none."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -226,7 +227,7 @@ def parse_recipe(table: dict[str, Any], where: str) -> Recipe:
         # JSON mode: strict, yet a TOML list may fill a tuple
         return Recipe.model_validate_json(json.dumps(table, default=str), strict=True)
     except ValidationError as e:
-        raise RecipeError("\n".join(f"{where}: {_explain(dict(error))}" for error in e.errors())) from None
+        raise RecipeError("\n".join(f"{where}: {explain(dict(error))}" for error in e.errors())) from None
 
 
 def override(table: dict[str, Any], text: str) -> None:
@@ -250,7 +251,7 @@ def override(table: dict[str, Any], text: str) -> None:
         raise RecipeError(f"--set {text}: there is no {key} in the recipe") from None
 
 
-def _explain(error: dict[str, Any], model: type[Table] = Recipe) -> str:
+def explain(error: dict[str, Any], model: type[Table] = Recipe) -> str:
     """One sentence for one pydantic error, naming the nearest key for an unknown one."""
     location = [str(part) for part in error["loc"]]
     key = ".".join(location)

@@ -1,0 +1,1 @@
+"""From raw problems to a training set: sources, steps, and an account of every row."""

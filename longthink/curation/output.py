@@ -1,0 +1,164 @@
+"""What a curation leaves: the data set, every dropped row with its reason, and counts that add up."""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from longthink import storage
+from longthink.curation.recipe import Curation, Output
+from longthink.curation.rows import Rejected, Row, Shards
+from longthink.errors import CheckpointError
+
+__all__ = ["SPLITS", "columns_of", "fact", "write_output"]
+
+SPLITS = ("train", "validation")
+AT_ONCE = 5_000  # rows of a row group
+
+
+def fact(row: Row, name: str) -> Any:
+    """What the last step that says so has found out under this name; None where none has."""
+    return next((found[name] for found in reversed(list(row.facts.values())) if name in found), None)
+
+
+def columns_of(row: Row, number: int, split: str, output: Output) -> dict[str, Any]:
+    """A row as it is written; an answer that is no text is JSON in a text.
+
+    The columns are those of longthink and TRL (`prompt`, `answer`, `solution`), of verl (`data_source`, `prompt`, `ability`,
+    `reward_model`, `extra_info`), and where the row came from.
+    """
+    answer = row.answer if isinstance(row.answer, str) else json.dumps(row.answer, ensure_ascii=False)
+    suffix = output.prompt_suffix.strip()
+    text = f"{row.question} {suffix}" if suffix and not row.question.endswith(suffix) else row.question
+    return {
+        "id": row.id,
+        "question": row.question,
+        "answer": answer,
+        "solution": row.solution,
+        "prompt": [{"role": "user", "content": text}],
+        "data_source": row.source,
+        "ability": str(row.kept.get("ability", output.ability)),
+        "reward_model": {"style": "rule", "ground_truth": answer},
+        "extra_info": {"split": split, "index": number, "id": row.id},
+        "source": row.source,
+        "row": row.number,
+        "licence": row.licence,
+        "pass_rate": fact(row, "pass_rate"),
+        "kept": json.dumps(row.kept, ensure_ascii=False),
+        "facts": json.dumps(row.facts, ensure_ascii=False),
+    }
+
+
+def write_output(recipe: Curation, folder: Path, funnel: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Write `data/` with a file a split and format and `rejects.parquet`, unless it is there; the rows of each split.
+
+    Raises: CheckpointError where a row of a source is neither in the data nor among the rejects.
+    """
+    key = json.dumps([[node["key"] for node in funnel], recipe.output.model_dump()])
+    data, steps = folder / "data", folder / "steps"
+    if (data / "counts.json").exists() and (found := json.loads((data / "counts.json").read_text()))["key"] == key:
+        return dict(found["rows"])
+    last = Shards(steps / funnel[-1]["name"])
+    draft = folder / "data.unfinished"
+    shutil.rmtree(draft, ignore_errors=True)
+    storage.make_folder(draft)
+    counts, ids = {}, set[str]()
+    for split in SPLITS:
+        rows = (row for row in last.rows() if (fact(row, "split") or "train") == split)
+        counts[split] = _write(draft / split, recipe.output, _seen(rows, ids), split)
+    counts = {split: count for split, count in counts.items() if count or split == "train"}
+    _rejects(draft / "rejects.parquet", steps, funnel, ids)
+    storage.write_bytes(draft / "counts.json", json.dumps({"key": key, "rows": counts}).encode())
+    storage.commit_folder(draft, data)
+    return counts
+
+
+def _seen(rows: Iterator[Row], ids: set[str]) -> Iterator[Row]:
+    for row in rows:
+        if row.id in ids:
+            raise CheckpointError(f"{row.id} is in the data set twice; two steps it came through need a `mix` between them")
+        ids.add(row.id)
+        yield row
+
+
+def _write(stem: Path, output: Output, rows: Iterator[Row], split: str) -> int:
+    """Write a split; how many rows it has."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    text, number = pa.string(), pa.int64()
+    message = pa.struct([("role", text), ("content", text)])
+    kinds = {
+        **{"prompt": pa.list_(message), "reward_model": pa.struct([("style", text), ("ground_truth", text)])},
+        **{"extra_info": pa.struct([("split", text), ("index", number), ("id", text)]), "row": number, "pass_rate": pa.float64()},
+    }
+    names = ["id", "question", "answer", "solution", "prompt", "data_source", "ability", "reward_model", "extra_info"]
+    names += ["source", "row", "licence", "pass_rate", "kept", "facts"]
+    schema, count = pa.schema([(name, kinds.get(name, text)) for name in names]), 0
+    lines = stem.with_suffix(".jsonl").open("wb") if "jsonl" in output.formats else None
+    table = pq.ParquetWriter(stem.with_suffix(".parquet"), schema) if "parquet" in output.formats else None
+    while group := [columns_of(row, count + i, split, output) for i, row in enumerate(islice(rows, AT_ONCE))]:
+        if lines:
+            lines.writelines((json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "replace") for row in group)
+        if table:
+            table.write_table(pa.Table.from_pylist(_encodable(group), schema))
+        count += len(group)
+    for file in (lines, table):
+        if file:
+            file.close()
+    if not count and split != SPLITS[0]:
+        for path in stem.parent.glob(f"{stem.name}.*"):
+            path.unlink()
+    return count
+
+
+def _rejects(path: Path, steps: Path, funnel: Sequence[Mapping[str, Any]], ids: set[str]) -> None:
+    """Every row that was dropped, once for each step that did; `in_data` where it came in by another way.
+
+    Raises: CheckpointError where a row of a source has gone.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    text = pa.string()
+    names = ("id", "source", "step", "reason", "detail", "question", "answer", "solution", "licence", "facts")
+    schema = pa.schema([*((name, text) for name in names), ("row", pa.int64()), ("in_data", pa.bool_())])
+    told = set(ids)
+    with pq.ParquetWriter(path, schema) as table:
+        for step, dropped in _dropped(steps, funnel):
+            group = []
+            for row, reason, detail in dropped:
+                told.add(row.id)
+                facts = {"step": step, "reason": reason, "in_data": row.id in ids, "row": row.number}
+                facts |= {name: getattr(row, name) for name in ("id", "source", "question", "solution", "licence")}
+                shown = {"detail": detail, "answer": row.answer, "facts": row.facts}
+                group.append(facts | {name: json.dumps(value, ensure_ascii=False) for name, value in shown.items()})
+            if group:
+                table.write_table(pa.Table.from_pylist(_encodable(group), schema))
+    for node in funnel:
+        if node["kind"] == "source":
+            lost = next((row.id for row in Shards(steps / node["name"]).rows() if row.id not in told), None)
+            if lost is not None:
+                raise CheckpointError(f"{lost} of source {node['name']} is neither in the data nor among the rejects")
+
+
+def _dropped(steps: Path, funnel: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[Rejected]]]:
+    """What each step has dropped, and what it has kept and no other took, a shard at a time."""
+    taken = {name for node in funnel for name in node["from"]}
+    for node in funnel:
+        shards, name = Shards(steps / node["name"]), node["name"]
+        for number in shards.numbers():
+            yield name, shards.rejected(number)
+            if name not in taken and node is not funnel[-1]:
+                yield name, [Rejected(row, "not_taken") for row in shards.kept(number)]
+
+
+def _encodable(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows without the lone surrogates that JSON may hold and UTF-8 has no bytes for."""
+    try:
+        json.dumps(rows, ensure_ascii=False).encode()
+        return rows
+    except UnicodeEncodeError:
+        return list(json.loads(json.dumps(rows, ensure_ascii=False).encode("utf-8", "replace")))
