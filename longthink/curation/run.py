@@ -14,7 +14,7 @@ from longthink.curation.recipe import Curation, Source
 from longthink.curation.rows import Shards
 from longthink.curation.sources import files_of, read_source
 from longthink.curation.steps.base import Input, Step, Stopped, Work
-from longthink.errors import CheckpointError, TaskError
+from longthink.errors import CheckpointError
 from longthink.progress import Progress
 
 __all__ = ["Funnel", "curate"]
@@ -65,7 +65,7 @@ class _Run:
             "kind": step.kind,
             "seed": self.recipe.seed,
             "from": [[self.keys[p], p != name] for p, name in zip(plain, wanted, strict=True)],
-            "reads": [[path.name, _hash(path, step)] for path in step.reads()],
+            "reads": dict(step.reads()),
         }
         out = self._begin(step.title, made_of)
         if out is not None:
@@ -114,13 +114,3 @@ class _Run:
         self.progress.note(
             f"{name}: {facts['in']:,} in, {facts['kept']:,} kept" + (f", dropped {dropped_for}" if dropped_for else "")
         )
-
-
-def _hash(path: Path, step: Step) -> str:
-    try:
-        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-        return hashlib.sha256("".join(storage.file_hash(p) for p in files).encode()).hexdigest()[:16]
-    except OSError as e:
-        raise TaskError(
-            f"step {step.title}: {path}: {e.strerror or e}; fix its path (relative ones start at {Path.cwd()})"
-        ) from None

@@ -9,7 +9,7 @@ import numpy as np
 
 from longthink.types import Ints
 
-__all__ = ["grams", "numbers", "shingles", "tokens"]
+__all__ = ["grams", "plain", "shingles", "tokens", "values"]
 
 SIZING = re.compile(
     r"\\(?:[,;:!> ]|(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|nolimits|quad|qquad|begin|end)(?![A-Za-z]))"
@@ -57,6 +57,7 @@ SIGNS = {
 SIGN = re.compile("|".join(map(re.escape, SIGNS)))
 TOKEN = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+|<=|>=|!=|[-+*/=<>^!|%]")
 NUMBER = re.compile(r"\d")
+CAPITALS = re.compile(r"(?<![A-Za-z\\])[A-Z]{4,}(?![A-Za-z])")
 WORDS = "zero one two three four five six seven eight nine ten eleven twelve".split()  # noqa: SIM905 (shorter so)
 SPELT = {word: str(value) for value, word in enumerate(WORDS)}
 
@@ -78,13 +79,23 @@ def _number(token: str) -> str:
     return token.rstrip("0").rstrip(".") if "." in token else token
 
 
-def numbers(found: Sequence[str]) -> list[str]:
-    """The numbers among tokens, sorted; those up to twelve also where they are spelt.
+def plain(found: Sequence[str]) -> str:
+    r"""The tokens without blanks, but between two numbers: `abc` is `a b c`, and 12 is not 1 2.
 
-    >>> numbers(tokens("Three cats catch 3.50 mice in 1,200 days"))
-    ['1200', '3', '3.5']
+    >>> plain(tokens("(a b c)^{2} = 1 2")) == plain(tokens("$(abc)^2=1\\ 2$"))
+    True
     """
-    return sorted(SPELT.get(token, token) for token in found if token in SPELT or NUMBER.match(token))
+    return "".join(" " * (b[0].isdigit() and a[-1:].isdigit()) + b for a, b in zip(("", *found), found, strict=False))
+
+
+def values(text: str) -> list[str]:
+    """What tells two problems of one template apart: numbers, up to twelve also where they are spelt, and words in capitals.
+
+    >>> values("Three cats catch 3.50 mice in 1,200 days"), values("Arrange the letters of PROOF, if A is first")
+    (['1200', '3', '3.5'], ['PROOF'])
+    """
+    found = [SPELT.get(token, token) for token in tokens(text) if token in SPELT or NUMBER.match(token)]
+    return sorted(found + CAPITALS.findall(text))
 
 
 def grams(found: Sequence[str], size: int) -> set[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from longthink.analysis.behaviour import behaviour, habits
-from longthink.analysis.contamination import contamination, matches, plain
+from longthink.analysis.contamination import contamination, matches
 from longthink.analysis.cost import cost
 from longthink.analysis.coverage import coverage
 from longthink.analysis.curves import AXES, curves
@@ -127,7 +127,7 @@ def test_contamination_exact_and_near():
     found = matches(training, benchmark)
     assert [(m.problem, m.training) for m in found] == [("a", "t2"), ("b", "t2")]
     assert found[0].share == 1.0 and 0.5 <= found[1].share < 1.0
-    assert plain("$X_1$ + 2") == "x12" and matches({}, benchmark) == []
+    assert matches({}, benchmark) == []
     assert contamination(training, {"set": benchmark}).said == "set: 1 of 3 problems are in the training data, 1 nearly"
 
 

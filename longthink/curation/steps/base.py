@@ -2,7 +2,7 @@
 
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from multiprocessing import get_context
@@ -92,9 +92,9 @@ class Step(Part):
         """The names of its inputs; `before` is the step before."""
         return [self.source or before]
 
-    def reads(self) -> list[Path]:
-        """Files it reads beside its rows: when one changes, the step is done again."""
-        return []
+    def reads(self) -> Mapping[str, str]:
+        """Digests of what it reads beside its rows: when one changes, the step is done again."""
+        return {}
 
     @abstractmethod
     def run(self, work: Work) -> None:
