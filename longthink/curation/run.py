@@ -72,7 +72,7 @@ class _Run:
             inputs = [Input(self._shards(p), p != name) for p, name in zip(plain, wanted, strict=True)]
             own = out.folder / "own"
             storage.make_folder(own)
-            step.run(Work(inputs, out, own, self.recipe.seed, self.workers, self.progress))
+            step.run(Work(inputs, out, own, self.folder / "samples", self.recipe.seed, self.workers, self.progress))
         self._end(step.title, step.kind, list(wanted), step.paper)
 
     def _shards(self, name: str) -> Shards:

@@ -39,11 +39,16 @@ class Input(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What a step works with: its inputs in the order it names them, where its rows go, and a folder of its own beside them."""
+    """What a step works with.
+
+    Its inputs in the order it names them, where its rows go, a folder of its own, and one for what models were asked, which
+    steps have in common.
+    """
 
     inputs: Sequence[Input]
     out: Shards
     own: Path
+    samples: Path
     seed: int
     workers: int
     progress: Progress
