@@ -14,7 +14,8 @@ from longthink.types import Ints
 __all__ = ["BANDS", "ROWS", "Pairs", "close_vectors", "jaccard", "minhash", "same_bands"]
 
 Floats = np.ndarray[Any, np.dtype[Any]]
-BANDS, ROWS = 32, 4  # texts with 70 % of their sequences in common meet in some band, but for one pair in 6,000
+BANDS = 32
+ROWS = 4  # of a band: texts with 70 % of their sequences in common meet in some band, but for one pair in 6,000
 MERSENNE = (1 << 31) - 1
 MEET = 64  # in a bucket each row is paired with so many rows beside it, no more
 EXACT = 20_000  # vectors up to which every pair is looked at
