@@ -5,15 +5,16 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from longthink import storage
-from longthink.engines.base import Stream
 from longthink.errors import RecipeError
-from longthink.folder import SIDE_FILES
 from longthink.types import Ints, Problem, Rollout
+
+if TYPE_CHECKING:
+    from longthink.engines.base import Stream
 
 __all__ = ["Model", "open_model"]
 
@@ -31,7 +32,7 @@ class Model(Protocol):
     @property
     def where(self) -> Mapping[str, Any]: ...
     @property
-    def engine(self) -> Stream: ...
+    def engine(self) -> "Stream": ...
 
     def prompt(self, problem: Problem) -> Ints:
         """The prompt as the engine wants it. Raises: RecipeError where it leaves no room for the window."""
@@ -126,5 +127,7 @@ def open_model(
 
 def weights_hash(folder: Path) -> str:
     """A digest of the hashes of weights, config, tokenizer and template: what tells two checkpoints of one name apart."""
+    from longthink.folder import SIDE_FILES
+
     files = sorted(path for pattern in ("*.safetensors*", *SIDE_FILES) for path in folder.glob(pattern))
     return hashlib.sha256(json.dumps([[f.name, storage.file_hash(f)] for f in files]).encode()).hexdigest()[:16]

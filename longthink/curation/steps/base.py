@@ -65,7 +65,9 @@ class Work(NamedTuple):
                 function(*job)
                 self.tell(number, of)
             return
-        with ProcessPoolExecutor(min(self.workers, len(jobs)), mp_context=get_context("spawn")) as pool:
+        context = get_context("forkserver")
+        context.set_forkserver_preload(["longthink.curation.features"])  # imported once, for the processes of every step
+        with ProcessPoolExecutor(min(self.workers, len(jobs)), mp_context=context) as pool:
             try:
                 for number, _ in enumerate(pool.map(function, *zip(*jobs, strict=True)), done + 1):
                     self.tell(number, of)

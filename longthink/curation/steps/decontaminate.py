@@ -51,6 +51,7 @@ class Decontaminate(RowStep):
         return row if found is None else _rejected(row, found, texts, "same" if found.share == 1.0 else "alike")
 
     def run(self, work: Work) -> None:
+        _benchmarks.cache_clear()  # a file may have changed since
         if self.by == "words":
             super().run(work)
             return
