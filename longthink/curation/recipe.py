@@ -28,7 +28,9 @@ class Source(Table):
     hub: str = Field("", description="a data set of the hub as owner/name, fetched once")
     revision: str = Field("main", description="of the data set: a branch, a tag or a commit")
     files: str = Field("*", description="which files of a folder or a data set, by a pattern")
-    generate: dict[str, Any] = Field({}, description="a task of longthink/tasks that makes problems, and `rows`, how many")
+    generate: dict[str, Any] = Field(
+        {}, description="a task of longthink/tasks that makes problems, or `puzzles`; and `rows`, how many"
+    )
     question: str = Field("", description="column, dotted for a nested one; empty looks for the usual names")
     answer: str = Field("", description="likewise; a row may be without one until a step finds it")
     solution: str = Field("solution", description="likewise; a row may be without one")

@@ -1,6 +1,7 @@
 """The rows of a source, one by one, and why those that cannot be used cannot."""
 
 import json
+import tempfile
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -77,11 +78,25 @@ def _in(files: list[Path]) -> Iterator[Any]:
 def _generated(source: Source) -> Iterator[Any]:
     """Problems of a task as rows; the same every time."""
     table = {key: value for key, value in source.generate.items() if key != "rows"}
+    if table.get("kind") == "puzzles":
+        yield from _puzzles(source.generate["rows"], table)
+        return
     task = load_part(Task, table, f"source {source.name}: generate")
     size = task.size("train")
     for index in range(min(source.generate["rows"], size or source.generate["rows"])):
         problem = task.problem("train", index)
         yield {"question": problem.prompt[-1]["content"], "answer": problem.gold, "id": problem.id, **problem.meta}
+
+
+def _puzzles(rows: int, table: Mapping[str, Any]) -> Iterator[Any]:
+    """Problems of reasoning-gym's tasks, as many of each."""
+    from longthink.puzzles import usable_tasks, write_puzzles
+
+    tasks = table.get("tasks") or usable_tasks()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "puzzles.jsonl"
+        write_puzzles(path, tasks, max(1, -(-rows // max(1, len(tasks)))), int(table.get("seed", 0)))
+        yield from islice(read_rows(path), rows)
 
 
 class _Taken:
