@@ -36,8 +36,6 @@ SAME = {
     r"\dots": "...",
     r"\lbrace": "{",
     r"\rbrace": "}",
-    r"\degree": " degrees ",
-    r"\circ": " degrees ",
 }
 NOTATION = re.compile("|".join(sorted((re.escape(key) + r"(?![A-Za-z])" for key in SAME), key=len, reverse=True)))
 SIGNS = {
@@ -55,6 +53,7 @@ SIGNS = {
     "°": " degrees ",
 }
 SIGN = re.compile("|".join(map(re.escape, SIGNS)))
+DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![A-Za-z])")
 TOKEN = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+|<=|>=|!=|[-+*/=<>^!|%]")
 NUMBER = re.compile(r"\d")
 CAPITALS = re.compile(r"(?<![A-Za-z\\])[A-Z]{4,}(?![A-Za-z])")
@@ -69,6 +68,7 @@ def tokens(text: str) -> list[str]:
     True
     """
     text = SIGN.sub(lambda m: SIGNS[m[0]], unicodedata.normalize("NFKC", text)).replace("{,}", "")
+    text = DEGREES.sub(" degrees ", text)
     text = NOTATION.sub(lambda m: SAME[m[0]], FONTS.sub(" ", SIZING.sub(" ", text)))
     return [_number(token) if token[0].isdigit() else token for token in TOKEN.findall(text.casefold())]
 

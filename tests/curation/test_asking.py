@@ -158,9 +158,9 @@ def test_votes_read_answers_and_differing_ones_are_alternatives_or_rejected(endp
 
 def test_a_folder_is_asked_by_the_embedded_engine(warm_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pass rates of Countdown's warm start; cut into shards of another size they are the same to the bit."""
-    table = {"kind": "countdown", "count": 2, "rows": 12}
+    table = {"kind": "countdown", "count": 2, "high": 6, "min_target": 2, "rows": 12}
     generated = {"name": "made", "generate": table}
-    model = {"path": str(warm_folder), "window": 40, "temperature": 1.0, "settings": {"model": {"dtype": "float32"}}}
+    model = {"path": str(warm_folder), "window": 60, "temperature": 1.0, "settings": {"model": {"dtype": "float32"}}}
     step = {"kind": "difficulty", "samples": 4, "prompt": "bare", "reward": {"kind": "countdown"}, "model": model}
     rates = []
     for shard in (5_000, 5):
@@ -172,7 +172,7 @@ def test_a_folder_is_asked_by_the_embedded_engine(warm_folder: Path, tmp_path: P
         rows = pq.read_table(folder / "out" / "data" / "train.parquet").to_pylist()
         rates.append([(row["id"], row["pass_rate"], json.loads(row["facts"])["difficulty"]["tokens"]) for row in rows])
     assert rates[0] == rates[1] and len(rates[0]) == 12 and 0 < sum(rate for _, rate, _ in rates[0]) < 12
-    assert Countdown(count=2).problem("train", 3).prompt[-1]["content"] == rows[3]["question"]
+    assert Countdown(count=2, high=6, min_target=2).problem("train", 3).prompt[-1]["content"] == rows[3]["question"]
 
 
 def test_a_model_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
