@@ -8,6 +8,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from longthink.control.base import Trigger
+from longthink.curation.asking import Asking
+from longthink.curation.recipe import Curation, Output, Source
+from longthink.curation.steps.base import Step
 from longthink.part import Part
 from longthink.prompts import PROMPTS
 from longthink.recipe import Recipe
@@ -23,6 +26,7 @@ FAMILIES: dict[str, tuple[type[Part], str]] = {
     "Tasks": (Task, "`[task]`, or `task` of a `[[domain]]`, by `kind`."),
     "Verifiers": (Reward, PLACES),
     "Parts of a reward": (Shape, PARTS),
+    "Steps of a curation": (Step, "`[[step]]` of `longthink curate`, by `kind`; [curation.md](curation.md)."),
     "Triggers": (Trigger, "`until` of a `[[stage]]`, by `kind`."),
 }
 
@@ -36,6 +40,7 @@ def kind_of(field: FieldInfo) -> str:
     for name in ("str", "int", "float", "bool"):
         text = text.replace(f"<class '{name}'>", name)
     text = re.sub(r"tuple\[(.*), \.\.\.\]", r"list of \1", text).replace("tuple[", "[").replace("Literal", "")
+    text = re.sub(r"longthink\.[a-z_.]+\.", "", text)
     text = text.replace("dict[str, Any]", "table").replace(" | None", "").replace("<class '", "").replace("'>", "")
     limits = [f"{sign} {getattr(m, name):g}" for m in field.metadata for name, sign in LIMITS if hasattr(m, name)]
     return " ".join([text.replace("|", "\\|"), *limits])
@@ -55,14 +60,16 @@ def default_of(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True)
-    return "" if value is None or isinstance(value, BaseModel) else f"`{json.dumps(value)}`"
+    if isinstance(value, str) and "\n" in value:
+        return "a text of ours"
+    return "" if value is None or isinstance(value, BaseModel) else f"`{json.dumps(value, default=str)}`"
 
 
 def rows(model: type[BaseModel], skip: set[str]) -> list[str]:
     found = ["| key | values | default | |", "|---|---|---|---|"]
     for name, field in model.model_fields.items():
         if name not in skip:
-            found.append(f"| `{name}` | {kind_of(field)} | {default_of(field)} | {field.description or ''} |")
+            found.append(f"| `{field.alias or name}` | {kind_of(field)} | {default_of(field)} | {field.description or ''} |")
     return found
 
 
@@ -115,6 +122,12 @@ def page() -> str:
             if set(part.model_fields) - common:
                 lines += rows(part, common)
     lines += ["", "## Prompts", "", "`prompt` of a file task: " + ", ".join(f"`{name}`" for name in PROMPTS) + "."]
+    lines += ["", "## Curation", "", "A recipe of `longthink curate`; [curation.md](curation.md) describes it.", ""]
+    inside = {"source": Source, "output": Output}
+    lines += rows(Curation, set(inside))
+    for name, table in inside.items():
+        lines += ["", f"### `[[{name}]]`" if name == "source" else f"### `[{name}]`", "", about(table), "", *rows(table, set())]
+    lines += ["", "### `model` of a step that asks one", "", about(Asking), "", *rows(Asking, set())]
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from longthink.analysis.exhibit import Exhibit, write_exhibits
 from longthink.curation.output import fact
 from longthink.curation.recipe import Curation
 from longthink.curation.rows import Row, Shards
+from longthink.errors import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,15 +21,20 @@ if TYPE_CHECKING:
 __all__ = ["write_card"]
 
 Counts = Mapping[str, int]
+SHOWN = 50  # suspect answers that the card lists; the facts of the rows have all
 
 
 def write_card(recipe: Curation, folder: Path, funnel: Sequence[Mapping[str, Any]], splits: Counts) -> Path:
     """Write `funnel.json`, `card.md` and `figures/`; the card's path."""
     rows = list(_sketches(Shards(folder / "steps" / funnel[-1]["name"])))
+    suspects = list(islice(_suspects(folder / "steps", funnel), SHOWN))
     exhibits = _exhibits(funnel, rows)
     write_exhibits(folder / "figures", recipe.name, [f"{count:,} rows of {split}" for split, count in splits.items()], exhibits)
     storage.replace_file(folder / "funnel.json", json.dumps({"name": recipe.name, "steps": list(funnel)}, indent=1).encode())
-    text = "\n".join([*_head(recipe, rows, splits), *_table(funnel), *_reasons(funnel), *_figures(exhibits)]) + "\n"
+    text = (
+        "\n".join([*_head(recipe, rows, splits), *_table(funnel), *_reasons(funnel), *_listed(suspects), *_figures(exhibits)])
+        + "\n"
+    )
     path = folder / "card.md"
     storage.replace_file(path, text.encode("utf-8", "replace"))
     return path
@@ -37,6 +44,30 @@ def _sketches(shards: Shards) -> Iterator[dict[str, Any]]:
     """What the card shows of each row."""
     for row in shards.rows():
         yield {"source": row.source, "licence": row.licence, "characters": len(row.question), "pass_rate": _rate(row)}
+
+
+def _suspects(steps: Path, funnel: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, str, str]]:
+    """What audits have found: the row, its answer, the one that samples agree on, and how many do."""
+    for node in funnel:
+        if node["kind"] == "audit":
+            for number in (shards := Shards(steps / node["name"])).numbers():
+                found = [(row, row.facts.get(node["name"])) for row in shards.kept(number)]
+                for row, facts in [*found, *((r.row, r.detail) for r in shards.rejected(number))]:
+                    if facts:
+                        yield row.id, str(row.answer), str(facts["suspect"]), f"{facts['votes']} of {facts['samples']}"
+
+
+def _listed(suspects: Sequence[Sequence[str]]) -> list[str]:
+    if not suspects:
+        return []
+    lines = ["## Suspect answers", "", "Samples agree with each other and not with the answer given. The first of them:", ""]
+    lines += ["| row | answer given | samples say | votes |", "|---|---|---|---|"]
+    return [*lines, *(f"| {' | '.join(_cell(text) for text in found)} |" for found in suspects), ""]
+
+
+def _cell(text: str) -> str:
+    """A text that cannot break a table."""
+    return printable(text)[:80].replace("|", "\\|")
 
 
 def _rate(row: Row) -> float | None:

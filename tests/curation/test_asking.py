@@ -85,6 +85,7 @@ def test_samples_are_kept_and_used_again(endpoint: Endpoint, tmp_path: Path) -> 
     found = curated(tmp_path / "c", rows, [{"kind": "difficulty", "samples": 6, "model": model}, audit])
     assert endpoint.asked() == 18
     assert found["dropped"][1]["reason"] == "suspect" and found["dropped"][1]["detail"]["suspect"] == "999983"
+    assert "| a:1 | 96 | 999983 | 6 of 6 |" in (tmp_path / "c" / "out" / "card.md").read_text()
     curated(tmp_path / "c", rows, [{"kind": "difficulty", "samples": 6, "ones": False, "model": model}, audit])
     assert endpoint.asked() == 18
 
