@@ -5,7 +5,7 @@ BEFORE ?=
 OUT ?= runs/quickstart_$(SEED)
 BIN := .venv/bin
 
-.PHONY: quickstart control direct test test-full test-cluster lint bench verifier-table figures coverage chain reference controller scaling study install clean stress bench-verifiers bench-mechanisms
+.PHONY: quickstart control direct test test-full test-cluster lint bench verifier-table figures coverage chain reference controller scaling study curation install clean stress bench-verifiers bench-mechanisms
 
 install: .venv/core
 .venv/core: pyproject.toml
@@ -28,9 +28,9 @@ lint: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 test: lint  ## the suite: at most 7 minutes on 2 cores
-	$(BIN)/python -m pytest -m "not full and not cluster"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not full and not cluster"
 test-full: lint  ## every kill point and every row
-	$(BIN)/python -m pytest -m "not cluster"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not cluster"
 
 .venv-cluster/ready: pyproject.toml tests/cluster-requirements.txt
 	@test -x .venv-cluster/bin/python || $(PYTHON) -m venv .venv-cluster
@@ -66,6 +66,9 @@ controller: .venv/core  ## what the triggers do on simulated runs: options chose
 	$(BIN)/python benchmarks/controller.py
 scaling: .venv-cluster/ready  ## a step by phase in each placement, and the simulation against it: about six minutes
 	.venv-cluster/bin/python benchmarks/scaling.py
+curation: .venv/core  ## PART=rules|leaks|scale|encoder of docs/curation.md; DATA names a folder of benchmark files
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[curate]'
+	$(BIN)/python benchmarks/curation.py $(PART)
 study: $(if $(filter cluster_mini,$(NAME)),.venv-cluster/ready,.venv/core)  ## a resumable experiment: make study NAME=quickstart
 	$(if $(filter cluster_mini,$(NAME)),.venv-cluster/bin,$(BIN))/python benchmarks/study.py $(NAME)
 clean:

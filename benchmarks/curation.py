@@ -1,9 +1,9 @@
 """What curation's rules find, what its searches miss, and how both grow.
 
-    python benchmarks/curation.py rules      precision and recall of the content rules on labelled questions -> docs/curation.md
-    python benchmarks/curation.py leaks      planted leaks and duplicates by kind -> docs/curation.md
-    python benchmarks/curation.py scale      10,000 to 1,000,000 rows: seconds and memory of MinHash and of vectors
-    python benchmarks/curation.py encoder    seconds of all-MiniLM-L6-v2 over 5,000 questions
+    make curation PART=rules      precision and recall of the content rules on labelled questions -> docs/curation.md
+    make curation PART=leaks      planted leaks and duplicates by kind -> docs/curation.md
+    make curation PART=scale      10,000 to 1,000,000 rows: seconds and memory of MinHash and of vectors
+    make curation PART=encoder    seconds of all-MiniLM-L6-v2 over 5,000 questions
 
 Texts that are not ours are read from the folder DATA (default ../shared/data); what is not there is left out and said.
 """
@@ -193,14 +193,15 @@ def leaks() -> int:
     false_either = sum(
         overlap.find(t) is not None or bool(c.max() >= 0.9) for t, c in zip(clean, close[len(texts) :], strict=True)
     )
-    table = "| planted | texts | found by words | by words or embedding | a duplicate by embedding |\n|---|---|---|---|---|\n"
+    table = "| planted | texts | found by words | precision | by words or embedding | precision | a duplicate by embedding |\n"
+    table += "|---|---|---|---|---|---|---|\n"
     for kind, counts in sorted(found.items()):
-        cells = [share(counts[key], counts["rows"]) for key in ("words", "either", "duplicate")]
+        cells = []
+        for key, wrong in (("words", false_words), ("either", false_either)):
+            cells += [share(counts[key], counts["rows"]), share(counts[key], counts[key] + wrong)]
+        cells.append(share(counts["duplicate"], counts["rows"]))
         table += f"| {kind} | {counts['rows']} | {' | '.join(cells)} |\n"
-    table += f"| nothing ({len(clean):,} questions of ours) | {len(clean)} | {false_words} | {false_either} | |\n"
-    hits = {key: sum(c[key] for c in found.values()) for key in ("words", "either")}
-    table += f"| precision over all | | {share(hits['words'], hits['words'] + false_words)} "
-    table += f"| {share(hits['either'], hits['either'] + false_either)} | |\n"
+    table += f"| nothing ({len(clean):,} questions of ours) | {len(clean)} | {false_words} | | {false_either} | | |\n"
     facts = {kind: dict(counts) for kind, counts in found.items()}
     keep("leaks", {"kinds": facts, "false": {"words": false_words, "either": false_either, "of": len(clean)}})
     into_docs("leaks", table)
