@@ -34,15 +34,17 @@ SIDE_FILES = (
 
 
 class Tokenizer:
-    """A folder's tokenizer and chat template, with the ids a sampler stops at."""
+    """A folder's tokenizer and chat template, with the ids a sampler stops at.
+
+    tokenizer.json is used as it stands. The class that tokenizer_config.json names is not asked: it builds its own splitting of
+    texts, which for DeepSeek's folders (a Llama class over a byte-level file) is not the one the model was trained with.
+    """
 
     def __init__(self, folder: Path) -> None:
-        from transformers import AutoTokenizer
-
         if not any((folder / name).is_file() for name in TOKENIZERS):  # transformers would make an empty one up
             raise ModelError(f"{folder}: no usable tokenizer (none of {', '.join(TOKENIZERS)} is there)")
         try:
-            self.inner = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            self.inner = _load(folder)
         except Exception as e:  # any failure of a foreign loader is the same news for the user
             raise ModelError(f"{folder}: no usable tokenizer ({type(e).__name__}: {str(e)[:200]})") from None
         if not self.inner.chat_template:
@@ -74,6 +76,16 @@ class Tokenizer:
         while end and int(ids[end - 1]) in self.stop_ids:
             end -= 1
         return str(self.inner.decode(ids[:end].tolist(), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def _load(folder: Path) -> Any:
+    if (folder / TOKENIZERS[0]).is_file():
+        from transformers import PreTrainedTokenizerFast
+
+        return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    from transformers import AutoTokenizer  # five seconds of imports that a tokenizer.json saves
+
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def _stop_ids(folder: Path, inner: Any) -> frozenset[int]:

@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 from support import random_qwen2
+from tokenizers import Regex, Tokenizer, models
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
+from tokenizers.trainers import BpeTrainer
 
 from longthink.errors import RecipeError, TaskError
 from longthink.folder import ModelFolder
@@ -54,6 +58,25 @@ def test_a_text_reaches_the_model_without_a_chat_template(tmp_path: Path):
     ids = folder.tokenizer.prompt_ids(Problem("p", ({"role": "text", "content": "So? <think>"},), None))
     text = folder.tokenizer.decode(ids)
     assert text.endswith("So? <think>") and "User" not in text
+
+
+@pytest.mark.parametrize("named", ["LlamaTokenizerFast", "Qwen2Tokenizer", "PreTrainedTokenizerFast"])
+def test_a_tokenizer_file_is_used_as_it_stands_whatever_class_the_folder_names(tmp_path: Path, named: str):
+    """DeepSeek's folders name a Llama class over a byte-level file that splits digits by threes: the file is what was trained."""
+    folder = random_qwen2(tmp_path / "model", ["the sum"], seed=0)
+    inner = Tokenizer(models.BPE())
+    digits = Split(Regex(r"\p{N}{1,3}"), "isolated")
+    inner.pre_tokenizer = Sequence([digits, ByteLevel(add_prefix_space=False, use_regex=False)])
+    inner.decoder = ByteLevelDecoder()
+    trainer = BpeTrainer(vocab_size=270, initial_alphabet=ByteLevel.alphabet(), special_tokens=["<eos>"])
+    inner.train_from_iterator(["12345 = 12345 + 0", "the sum of 12345"] * 9, trainer)
+    inner.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": named, "eos_token": "<eos>", "chat_template": "{{ messages[0]['content'] }}", "legacy": True}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    tokenizer = ModelFolder(folder).tokenizer
+    for text in ("the sum of 12345", "12345 = 12345 + 0\n\n  x", "Ünïcödé 中文"):
+        assert tokenizer.encode(text).tolist() == inner.encode(text).ids
+        assert tokenizer.inner.decode(inner.encode(text).ids) == text
 
 
 def file_task(folder: Path, **fields):
