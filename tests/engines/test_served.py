@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+import tomli_w
 
 from longthink.cli import main
 from longthink.engines import served
@@ -97,6 +99,20 @@ def test_an_evaluation_through_the_server_equals_the_local_one(address, warm_fol
     capsys.readouterr()
     assert main(["eval", address, *drawn, "--out", str(tmp_path / "far"), "--served-model", "other"]) == 2
     assert f"serves {warm_folder.name}" in capsys.readouterr().err
+
+
+def test_a_curation_through_the_server_has_the_pass_rates_of_the_folder(address, warm_folder, tmp_path):
+    made = {"name": "made", "generate": {"kind": "countdown", "count": 2, "high": 6, "min_target": 2, "rows": 8}}
+    step = {"kind": "difficulty", "samples": 4, "prompt": "bare", "reward": {"kind": "countdown"}}
+    settings = {"model": {"dtype": "float32"}, "cluster": {"learners": 1, "threads": 1}}
+    rates = []
+    for name, model in (("far", {"path": address}), ("near", {"path": str(warm_folder), "settings": settings})):
+        recipe = {"name": name, "source": [made], "step": [step | {"model": model | {"window": 60, "temperature": 1.0}}]}
+        (tmp_path / f"{name}.toml").write_text(tomli_w.dumps(recipe))
+        assert main(["curate", str(tmp_path / f"{name}.toml"), "--out", str(tmp_path / name), "--workers", "1"]) == 0
+        rows = pq.read_table(tmp_path / name / "data" / "train.parquet").to_pylist()
+        rates.append([(row["id"], row["pass_rate"], json.loads(row["facts"])["difficulty"]["tokens"]) for row in rows])
+    assert rates[0] == rates[1] and len(rates[0]) == 8 and 0 < sum(rate for _, rate, _ in rates[0]) < 8
 
 
 def test_another_model_behind_an_address_does_not_go_on(tmp_path, capsys, monkeypatch):
