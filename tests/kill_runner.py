@@ -197,7 +197,8 @@ def forked(model: str, variant: str, folder: Path, faulty: Faulty | None) -> int
 
 def main() -> None:
     torch.set_num_threads(1)
-    from transformers import PreTrainedTokenizerFast  # noqa: F401 (seconds that no child pays again)
+    from torch import _dynamo  # noqa: F401 (with the next, what a first step imports: seconds that no child pays again)
+    from transformers import PreTrainedTokenizerFast  # noqa: F401
 
     model, root, variant, fault, *ks = sys.argv[1:]
     os.chdir(model)  # where few.jsonl lies

@@ -23,7 +23,12 @@ class LocalPeer:
     def __init__(self, name: str, make: Make, patience_s: float) -> None:
         context = multiprocessing.get_context("forkserver")  # which imports what they need once
         context.set_forkserver_preload(
-            ["longthink.clusters.workers", "longthink.learners.sharded", "transformers.tokenization_utils_tokenizers"]
+            [
+                "longthink.clusters.workers",
+                "longthink.learners.sharded",
+                "torch._dynamo",
+                "transformers.tokenization_utils_tokenizers",
+            ]
         )
         self.name = name
         self.connection, theirs = context.Pipe()
