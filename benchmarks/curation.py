@@ -170,6 +170,7 @@ def planted() -> list[tuple[str, str, str]]:
 
 def leaks() -> int:
     from longthink.curation.encoder import Encoder, encoder_folder
+    from longthink.curation.steps.decontaminate import CLOSE
     from longthink.curation.text import values
 
     there = planted()
@@ -185,13 +186,13 @@ def leaks() -> int:
     close = encoder.vectors([*texts, *clean]) @ held.T
     for (kind, text, original), cosines in zip(there, close, strict=False):
         words = overlap.find(text) is not None
-        vector = bool(cosines.max() >= 0.9)
+        vector = bool(cosines.max() >= CLOSE)
         same = values(text) == values(original)
         duplicate = cosines[originals.index(original)] >= 0.9 and same
         found[kind].update(rows=1, words=words, either=words or vector, duplicate=bool(duplicate))
     false_words = sum(overlap.find(text) is not None for text in clean)
     false_either = sum(
-        overlap.find(t) is not None or bool(c.max() >= 0.9) for t, c in zip(clean, close[len(texts) :], strict=True)
+        overlap.find(t) is not None or bool(c.max() >= CLOSE) for t, c in zip(clean, close[len(texts) :], strict=True)
     )
     table = "| planted | texts | found by words | precision | by words or embedding | precision | a duplicate by embedding |\n"
     table += "|---|---|---|---|---|---|---|\n"
@@ -202,11 +203,37 @@ def leaks() -> int:
         cells.append(share(counts["duplicate"], counts["rows"]))
         table += f"| {kind} | {counts['rows']} | {' | '.join(cells)} |\n"
     table += f"| nothing ({len(clean):,} questions of ours) | {len(clean)} | {false_words} | | {false_either} | | |\n"
+    best = close.max(axis=1)
+    table += "\n" + by_cosine(encoder, [kind for kind, *_ in there], best[: len(texts)], best[len(texts) :])
     facts = {kind: dict(counts) for kind, counts in found.items()}
     keep("leaks", {"kinds": facts, "false": {"words": false_words, "either": false_either, "of": len(clean)}})
     into_docs("leaks", table)
     print(table)
     return 0
+
+
+TRAINING = "math_train/deepscaler_train_sample2000.json.gz"
+
+
+def by_cosine(encoder: Any, kinds_: list[str], planted_: Any, clean: Any) -> str:
+    """What each threshold finds, and how many rows of a real training set it drops against every benchmark at hand."""
+    from longthink.curation.steps.decontaminate import benchmark_texts
+
+    texts = benchmark_texts(("all-local",), DATA)
+    rows = rows_of(TRAINING) or []
+    overlap = Overlap(texts)
+    rows = [row for row in rows if overlap.find(row) is None]
+    close = (encoder.vectors(rows) @ encoder.vectors(list(texts.values())).T).max(axis=1)
+    names = sorted(set(kinds_))
+    table = f"| cosine | {' | '.join(names)} | questions of ours | {len(rows):,} training rows that words kept |\n"
+    table += "|---" * (len(names) + 3) + "|\n"
+    for least in (0.95, 0.9, 0.85, 0.8, 0.75):
+        cells = []
+        for name in names:
+            of = [c >= least for kind, c in zip(kinds_, planted_, strict=True) if kind == name]
+            cells.append(share(sum(of), len(of)))
+        table += f"| {least} | {' | '.join(cells)} | {(clean >= least).sum()} | {(close >= least).sum()} |\n"
+    return table
 
 
 NOUNS = [

@@ -18,8 +18,9 @@ from longthink.evaluation.models import weights_hash
 from longthink.evaluation.protocols import read_protocol
 from longthink.evaluation.suite import Suite, load_suites
 
-__all__ = ["Decontaminate"]
+__all__ = ["CLOSE", "Decontaminate", "benchmark_texts"]
 
+CLOSE = 0.85  # docs/curation.md says what this and other cosines find
 Floats = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -38,7 +39,7 @@ class Decontaminate(RowStep):
     data: Path = Field(Path("data"), description="a folder that holds benchmarks' rows")
     by: Literal["words", "embedding"] = "words"
     near: float = Field(NEAR, gt=0, le=1, description="share of sequences of eight tokens")
-    least: float = Field(0.9, gt=0, le=1, description="cosine")
+    least: float = Field(CLOSE, gt=0, le=1, description="cosine")
     encoder: str = Field(MINILM, description="a sentence encoder's folder, or its name on the hub")
 
     def reads(self) -> Mapping[str, str]:
@@ -85,11 +86,16 @@ def _suites(against: tuple[str, ...], data: Path) -> list[Suite]:
     return load_suites(against, data, read_protocol("deepscaler"), {"kind": "math"})
 
 
-@lru_cache(maxsize=1)
-def _benchmarks(against: tuple[str, ...], data: Path, near: float) -> tuple[dict[str, str], Overlap]:
-    """Every problem's text by benchmark and id, and where texts are looked up."""
+def benchmark_texts(against: tuple[str, ...], data: Path) -> dict[str, str]:
+    """Every problem's text by benchmark and id."""
     texts: dict[str, str] = {}
     for suite in _suites(against, data):
         problems = [{"id": p.id, "prompt": p.prompt} for p in map(suite.problem, range(suite.rows))]
         texts |= {f"{suite.name} {id}": text for id, text in prompts_text(problems).items()}
+    return texts
+
+
+@lru_cache(maxsize=1)
+def _benchmarks(against: tuple[str, ...], data: Path, near: float) -> tuple[dict[str, str], Overlap]:
+    texts = benchmark_texts(against, data)
     return texts, Overlap(texts, near)
