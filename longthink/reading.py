@@ -13,7 +13,7 @@ from typing import IO, Any, NamedTuple
 
 from longthink.errors import TaskError
 
-__all__ = ["AFTER_HASHES", "FORMATS", "GOLD_COLUMNS", "MISSING", "PROMPT_COLUMNS", "Broken", "clean_gold", "lookup", "read_rows"]
+__all__ = ["FORMATS", "GOLD_COLUMNS", "MISSING", "PROMPT_COLUMNS", "Broken", "after_hashes", "clean_gold", "lookup", "read_rows"]
 
 FORMATS = ".json, .jsonl, .csv, .json.gz, .jsonl.gz or .parquet"
 PROMPT_COLUMNS = ("prompt", "problem", "question")
@@ -27,7 +27,7 @@ GOLD_COLUMNS = (
     "ground_truth",  # open-instruct
     "solution",  # TRL, open-r1, STILL: last, because it is prose where an answer stands beside it
 )
-AFTER_HASHES = re.compile(r"^####[ \t]*(\S.*)\s*\Z", re.MULTILINE)
+ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that were no UTF-8
 MISSING = object()
 MAX_LINE = 64 << 20  # bytes; a longer line is passed over without being held
 BATCH = 1024  # rows of a parquet file that are held at a time
@@ -128,7 +128,7 @@ def _csv(path: Path) -> Iterator[Any]:
     try:
         with _open(path) as file:
             text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-            reader: csv.DictReader[Any] = csv.DictReader(text)
+            reader: csv.DictReader[Any] = csv.DictReader(text, strict=True)
             while True:
                 try:
                     row = next(reader)
@@ -139,7 +139,7 @@ def _csv(path: Path) -> Iterator[Any]:
                     continue
                 if None in row:
                     yield Broken(f"line {reader.line_num} has more fields than the first line names columns", _shown(row))
-                elif any(isinstance(value, str) and "\udc80" <= max(value, default="") <= "\udcff" for value in row.values()):
+                elif any(isinstance(value, str) and ESCAPED.search(value) for value in row.values()):
                     yield Broken(f"not UTF-8 at line {reader.line_num}", _shown(row))
                 else:
                     yield row
@@ -179,14 +179,21 @@ def _arrow(path: Path) -> Iterator[Any]:
 
 
 def _rows_of(batch: Any) -> Iterator[Any]:
+    import pyarrow as pa
+
+    for at, field in enumerate(batch.schema):
+        if pa.types.is_temporal(field.type):  # nanoseconds and far years have no Python form
+            batch = batch.set_column(at, field.name, batch.column(at).cast(pa.string()))
     try:
         yield from batch.to_pylist()
-    except UnicodeDecodeError:
+    except (ValueError, OverflowError):
         for number in range(batch.num_rows):
             try:
                 yield from batch.slice(number, 1).to_pylist()
             except UnicodeDecodeError as e:
                 yield Broken(f"a text of it is not UTF-8: {e.reason}", _head(e.object))
+            except (ValueError, OverflowError) as e:
+                yield Broken(f"a value of it cannot be read: {e}", "")
 
 
 # -- columns ------------------------------------------------------------------------------------------------------------
@@ -218,8 +225,7 @@ def clean_gold(value: Any) -> Any:
     """
     match value:
         case str():
-            hashes = AFTER_HASHES.search(value)
-            text = (hashes[1] if hashes else value).strip()
+            text = after_hashes(value) or value.strip()
             listed = _listed(text)
             return (text or None) if listed is None else clean_gold(listed)
         case list():
@@ -232,12 +238,18 @@ def clean_gold(value: Any) -> Any:
     return None if value is MISSING else value
 
 
+def after_hashes(text: str) -> str:
+    """What GSM8K writes behind #### in its last line; nothing where that line does not begin so."""
+    last = text.rstrip().rpartition("\n")[2]
+    return last[4:].strip() if last.startswith("####") else ""
+
+
 def _listed(text: str) -> list[str] | None:
     """The strings of a JSON list of strings, None for any other text."""
     if not (text.startswith("[") and text.endswith("]")):
         return None
     try:
         found = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return None
     return found if all(isinstance(item, str) for item in found) else None

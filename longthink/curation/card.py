@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from html import escape
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +43,7 @@ def write_card(recipe: Curation, folder: Path, funnel: Sequence[Mapping[str, Any
 
 def _sketches(shards: Shards) -> Iterator[dict[str, Any]]:
     """What the card shows of each row."""
-    for row in shards.rows():
+    for row in (row for row in shards.rows() if row.answer is not None):
         yield {"source": row.source, "licence": row.licence, "characters": len(row.question), "pass_rate": _rate(row)}
 
 
@@ -67,7 +68,7 @@ def _listed(suspects: Sequence[Sequence[str]]) -> list[str]:
 
 def _cell(text: str) -> str:
     """A text that cannot break a table."""
-    return printable(text)[:80].replace("|", "\\|")
+    return escape(printable(text)[:80], quote=False).replace("|", "&#124;")
 
 
 def _rate(row: Row) -> float | None:

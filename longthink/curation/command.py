@@ -31,6 +31,10 @@ def command(args: argparse.Namespace) -> int:
             progress.phase("writing")
             splits = write_output(recipe, folder, funnel)
             card = write_card(recipe, folder, funnel, splits)
+            if lost := funnel[-1]["kept"] - sum(splits.values()):
+                progress.note(
+                    f"output: {lost:,} rows have no answer and are among the rejects; `extract` or `vote` finds answers"
+                )
     if funnel is None:
         print(f"interrupted; the same command goes on in {folder}")
         return 130

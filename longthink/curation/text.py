@@ -53,24 +53,30 @@ SIGNS = {
     "°": " degrees ",
 }
 SIGN = re.compile("|".join(map(re.escape, SIGNS)))
-DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![A-Za-z])")
-TOKEN = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+|<=|>=|!=|[-+*/=<>^!|%]")
+DEGREES = re.compile(r"\^\s*(?:\{\s*)?\\circ(?:\s*\})?|\\degree(?![A-Za-z])")
+TOKEN = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+|<=|>=|!=|[-+*/=<>^!|%√∪∩∈∉⊂⊆±∓∑∏∫∞∠⌊⌋⌈⌉]")
+BRACKETED = re.compile(TOKEN.pattern + r"|[()\[\]{}']")
+SPACED = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mbox|emph|operatorname)\s?\{([^{}]*)\}")
+SINGLE = re.compile(r"\{\s?(\d+|[^\W\d_])\s?\}")
 NUMBER = re.compile(r"\d")
 CAPITALS = re.compile(r"(?<![A-Za-z\\])[A-Z]{4,}(?![A-Za-z])")
 WORDS = "zero one two three four five six seven eight nine ten eleven twelve".split()  # noqa: SIM905 (shorter so)
 SPELT = {word: str(value) for value, word in enumerate(WORDS)}
 
 
-def tokens(text: str) -> list[str]:
-    r"""Words, numbers and operators of a text, in small letters, with one form for each notation.
+def tokens(text: str, *, brackets: bool = False) -> list[str]:
+    r"""Words, numbers and operators of a text, in small letters, with one form for each notation; perhaps brackets and primes.
 
     >>> tokens(r"Find $\dfrac{1}{2}\times x$ if \(x\leq 1{,}000\).") == tokens("find  \\frac{1}{2} \\cdot X if $x \\le 1000$")
     True
     """
     text = SIGN.sub(lambda m: SIGNS[m[0]], unicodedata.normalize("NFKC", text)).replace("{,}", "")
     text = DEGREES.sub(" degrees ", text)
+    if brackets:  # but those that only set type: around a text in a formula, and around one letter or number
+        text = SINGLE.sub(r" \1 ", SPACED.sub(r" \1 ", text.replace("’", "'").replace("\\(", " ").replace("\\)", " ")))
     text = NOTATION.sub(lambda m: SAME[m[0]], FONTS.sub(" ", SIZING.sub(" ", text)))
-    return [_number(token) if token[0].isdigit() else token for token in TOKEN.findall(text.casefold())]
+    found = (BRACKETED if brackets else TOKEN).findall(text.casefold())
+    return [_number(token) if token[0].isdigit() else token for token in found]
 
 
 def _number(token: str) -> str:

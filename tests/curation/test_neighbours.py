@@ -1,6 +1,9 @@
 """What is alike: by hand, against all pairs, and the rows that stay."""
 
 import json
+import resource
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import tomli_w
 from longthink.cli import main
 from longthink.curation import neighbours, sources
 from longthink.curation.encoder import Encoder, encoder_folder
-from longthink.curation.neighbours import BANDS, ROWS, close_vectors, jaccard, minhash, same_bands
+from longthink.curation.neighbours import ORDERS, close_vectors, jaccards, minhash, same_bands
 from longthink.curation.overlap import Found, Overlap
 from longthink.curation.text import plain, shingles, tokens, values
 from longthink.errors import ModelError
@@ -48,7 +51,7 @@ def test_minhash_agrees_as_often_as_sets_have_in_common() -> None:
     for common in (0, 30, 60, 90):
         both, rest = draw.integers(0, 2**32, common), draw.integers(0, 2**32, (2, 90 - common))
         a, b = np.unique(np.concatenate([both, rest[0]])), np.unique(np.concatenate([both, rest[1]]))
-        share = jaccard(a, b)
+        [share] = jaccards(np.concatenate([a, b]), np.array([len(a), len(a) + len(b)]), np.array([0]), np.array([1]))
         assert share == pytest.approx(common / (180 - common), abs=0.02)
         agree = np.mean([minhash(a, seed) == minhash(b, seed) for seed in range(8)])
         assert agree == pytest.approx(share, abs=0.05)
@@ -59,13 +62,55 @@ def test_bands_find_every_pair_that_is_alike_and_each_once() -> None:
     sets = [draw.integers(0, 2**32, 60) for _ in range(300)]
     sets += [np.concatenate([s[:50], draw.integers(0, 2**32, 10)]) for s in sets[:100]]  # 50 of 70 in common
     signatures = np.array([minhash(np.unique(s), 0) for s in sets])
-    assert signatures.shape == (400, BANDS * ROWS)
-    first, second = same_bands(signatures)
+    assert signatures.shape == (400, ORDERS)
+    first, second = same_bands(signatures, 4, 0.0)
     met = set(zip(first.tolist(), second.tolist(), strict=True))
     assert len(met) == len(first) and (first < second).all()
     assert sum((i, 300 + i) in met for i in range(100)) >= 99 and len(met) < 150
-    same = same_bands(np.tile(signatures[:1], (5, 1)))
+    alike, other = same_bands(signatures, 4, 0.5)
+    assert {*zip(alike.tolist(), other.tolist(), strict=True)} == {p for p in met if p[1] == p[0] + 300}
+    same = same_bands(np.tile(signatures[:1], (5, 1)), 4, 1.0)
     assert sorted(zip(same[0].tolist(), same[1].tolist(), strict=True)) == [(i, j) for i in range(5) for j in range(i + 1, 5)]
+    same = same_bands(np.tile(signatures[:1], (5, 1)), 4, 1.0, np.array([7, 8, 7, 8, 7]))
+    assert sorted(zip(same[0].tolist(), same[1].tolist(), strict=True)) == [(0, 2), (0, 4), (1, 3), (2, 4)]
+    assert [len(part) for part in same_bands(signatures[:0], 3, 0.5)] == [0, 0]
+
+
+def test_half_in_common_meets_in_bands_of_three() -> None:
+    draw = np.random.default_rng(3)
+    sets = [draw.integers(0, 2**32, 90) for _ in range(200)]
+    sets += [np.concatenate([s[:60], draw.integers(0, 2**32, 30)]) for s in sets]  # 60 of 120 in common
+    first, second = same_bands(np.array([minhash(np.unique(s), 0) for s in sets]), 3, 0.35)
+    assert sum(b == a + 200 for a, b in zip(first.tolist(), second.tolist(), strict=True)) >= 195
+
+
+def test_a_template_with_many_numbers_takes_no_longer_a_row() -> None:
+    """Pairs that are looked at, not seconds: every row meets at most 64 others in a band, and each pair once."""
+    signatures = np.tile(minhash(np.arange(50), 0)[None], (3000, 1))
+    first, _ = same_bands(signatures, 4, 1.0)
+    assert len(first) == sum(min(64, 2999 - i) for i in range(3000))
+
+
+def test_brackets_and_primes_make_another_question_and_typography_does_not() -> None:
+    def exact(text: str) -> str:
+        return plain(tokens(text, brackets=True))
+
+    apart = [("(2+3)*4", "2+(3*4)"), ("2^{n+1}", "2^n+1"), ("f'(2)", "f(2)"), ("√16+√9", "16+9"), ("A∪B", "A∩B")]
+    for a, b in [*apart, (r"\frac{1}{2x}", r"\frac{1}{2}x"), ("[0,5)", "(0,5]")]:
+        assert exact(a) != exact(b), (a, b)
+    same = [(r"$(abc)^2=\text{so many cm}$", r"(a b c)^{2} = so many cm"), (r"\(x \leq 3\)", "$x \\le 3$"), ("don’t", "don't")]
+    for a, b in [*same, (r"\left(x\right)", "(x)")]:
+        assert exact(a) == exact(b), (a, b)
+
+
+def test_texts_made_to_be_slow_to_compare_are_not() -> None:
+    code = (
+        "from longthink.curation.text import tokens\nfrom longthink.reading import clean_gold\n"
+        "for piece in ('^ ', '^' + ' ' * 9999, '^{ ', '{ a', '\\\\text{', '#### a' + ' ' * 9999 + chr(10), '{,}', '1,'):\n"
+        "    text = (piece * 100_000)[:100_000] + 'b'\n    tokens(text), tokens(text, brackets=True), clean_gold(text)\n"
+    )
+    limit = (60, 60)  # CPU seconds; a pattern that is not linear takes minutes over one
+    subprocess.run([sys.executable, "-c", code], check=True, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, limit))
 
 
 def test_vectors_in_cells_are_those_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """The interface of a curation step: rows in, rows kept and rows dropped out, none lost."""
 
 import json
+import signal
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -67,7 +68,8 @@ class Work(NamedTuple):
             return
         context = get_context("forkserver")
         context.set_forkserver_preload(["longthink.curation.features"])  # imported once, for the processes of every step
-        with ProcessPoolExecutor(min(self.workers, len(jobs)), mp_context=context) as pool:
+        many = min(self.workers, len(jobs))  # Ctrl-C goes to all of a terminal's processes: it is the parent's alone
+        with ProcessPoolExecutor(many, context, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
             try:
                 for number, _ in enumerate(pool.map(function, *zip(*jobs, strict=True)), done + 1):
                     self.tell(number, of)

@@ -9,12 +9,11 @@ import numpy as np
 from pydantic import Field
 
 from longthink.analysis.contamination import prompts_text
-from longthink.curation.encoder import MINILM, Encoder, encoder_folder
+from longthink.curation.encoder import MINILM, Encoder, encoder_digest, encoder_folder
 from longthink.curation.features import vectors
 from longthink.curation.overlap import NEAR, Found, Overlap
 from longthink.curation.rows import Rejected, Row
 from longthink.curation.steps.base import RowStep, Work, put
-from longthink.evaluation.models import weights_hash
 from longthink.evaluation.protocols import read_protocol
 from longthink.evaluation.suite import Suite, load_suites
 
@@ -44,7 +43,7 @@ class Decontaminate(RowStep):
 
     def reads(self) -> Mapping[str, str]:
         found = {suite.name: suite.sha256 for suite in _suites(self.against, self.data)}
-        return found | ({"encoder": weights_hash(encoder_folder(self.encoder))} if self.by == "embedding" else {})
+        return found | ({"encoder": encoder_digest(self.encoder)} if self.by == "embedding" else {})
 
     def decide(self, row: Row) -> Row | Rejected:
         texts, there = _benchmarks(self.against, self.data, self.near)

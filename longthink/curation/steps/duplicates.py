@@ -6,12 +6,11 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from longthink.curation.encoder import MINILM, encoder_folder
+from longthink.curation.encoder import MINILM, encoder_digest
 from longthink.curation.features import Features, alike, features, vectors
 from longthink.curation.neighbours import Pairs, close_vectors
 from longthink.curation.rows import Rejected, Row
 from longthink.curation.steps.base import Input, Step, Work, put
-from longthink.evaluation.models import weights_hash
 from longthink.types import Ints
 
 __all__ = ["Duplicates"]
@@ -38,7 +37,7 @@ class Duplicates(Step):
     prefer: tuple[str, ...] = Field((), description="sources, the best labelled first")
 
     def reads(self) -> Mapping[str, str]:
-        return {"encoder": weights_hash(encoder_folder(self.encoder))} if self.by == "embedding" else {}
+        return {"encoder": encoder_digest(self.encoder)} if self.by == "embedding" else {}
 
     def run(self, work: Work) -> None:
         given = work.inputs[0]
@@ -46,11 +45,7 @@ class Duplicates(Step):
         order = self._order(given)
         match, score = _exact(found, order)
         if self.by != "exact":
-            pairs = self._pairs(work, given, found)
-            if self.values == "same":
-                same = found.values[pairs.first] == found.values[pairs.second]
-                pairs = Pairs(pairs.first[same], pairs.second[same], pairs.score[same])
-            _near(pairs, order, match, score)
+            _near(self._pairs(work, given, found), order, match, score)
         self._write(work, given, match, score)
 
     def _order(self, given: Input) -> Ints:
@@ -63,10 +58,10 @@ class Duplicates(Step):
         return order
 
     def _pairs(self, work: Work, given: Input, found: Features) -> Pairs:
-        least = self.least or LEAST[self.by]
+        least, same = self.least or LEAST[self.by], self.values == "same"
         if self.by == "minhash":
-            return alike(found, least)
-        return close_vectors(vectors(work, given, self.encoder), least, work.seed)
+            return alike(found, least, same_values=same)
+        return close_vectors(vectors(work, given, self.encoder), least, work.seed, found.values if same else None)
 
     def _write(self, work: Work, given: Input, match: Sequence[int], score: Sequence[float]) -> None:
         wanted, shown = {m for m in match if m >= 0}, {}

@@ -8,7 +8,7 @@ from pydantic import Field
 from longthink.curation.rows import Rejected, Row
 from longthink.curation.steps.base import RowStep
 from longthink.maths.extract import last_box
-from longthink.reading import AFTER_HASHES
+from longthink.reading import after_hashes
 
 __all__ = ["Extract"]
 
@@ -35,5 +35,4 @@ class Extract(RowStep):
     def _found(way: str, solution: str) -> str | None:
         if way == "boxed":
             return (last_box(solution) or "").strip() or None
-        hashes = AFTER_HASHES.search(solution)
-        return hashes[1].strip() if hashes else None
+        return after_hashes(solution) or None

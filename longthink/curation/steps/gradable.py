@@ -1,7 +1,7 @@
 """Gradable: the verifier takes the answer, and does not take another for it."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import Field
@@ -24,12 +24,17 @@ class Gradable(Step):
     What is tried is the response that the verifier makes of its gold, and the same with its first number one higher (or `+1`
     behind a text without digits), of a list of alternatives the first. Every verdict is under the reward's deadline in a process
     that can be killed. Reasons: `unusable` (the verifier refuses the gold), `rejects_itself`, `accepts_another`, `too_slow`
-    (deadline, lost process). Source: DeepScaleR 3.1 says sympy must be able to grade; its code only looks at the text.
+    (deadline, lost process), `too_long`. Of a verifier that makes no response from its gold, as for code and instructions, it is
+    only seen whether it can use the gold. Source: DeepScaleR 3.1 says sympy must be able to grade; its code looks at the text.
 
     Example: `[[step]]` with `kind = "gradable"`, `reward = { kind = "math", deadline_s = 2.0 }`.
     """
 
     reward: dict[str, Any] = Field({"kind": "math"}, description="the verifier (longthink/rewards)")
+
+    def reads(self) -> Mapping[str, str]:
+        load_part(Reward, self.reward, f"step {self.title}: reward")  # a wrong one is told before work starts
+        return {}
 
     def run(self, work: Work) -> None:
         reward, given = load_part(Reward, self.reward, f"step {self.title}: reward"), work.inputs[0]
@@ -41,27 +46,33 @@ class Gradable(Step):
                     put(work.out, number, [_decided(row, *v) for row, v in zip(rows, _tried(rows, reward, pool), strict=True)])
 
 
-def _tried(rows: Sequence[Row], reward: Reward, pool: RewardPool) -> list[tuple[Verdict, Verdict]]:
+def _tried(rows: Sequence[Row], reward: Reward, pool: RewardPool) -> list[tuple[Verdict, Verdict | None]]:
     """What the verifier gives each row's own answer, and a changed one."""
+    shown = []
     for at, row in enumerate(rows):
-        for which, gold in enumerate((row.answer, changed(row.answer))):
-            pool.submit((at, which), _response(reward, gold), row.answer)
+        shown.append(_response(reward, row.answer))
+        for which, response in enumerate((shown[at], _response(reward, changed(row.answer)))):
+            pool.submit((at, which), response or "", row.answer)
     found = pool.drain()
-    return [(found[at, 0], found[at, 1]) for at in range(len(rows))]
+    return [(found[at, 0], found[at, 1] if shown[at] is not None else None) for at in range(len(rows))]
 
 
-def _response(reward: Reward, gold: Any) -> str:
-    """What the verifier must accept for this gold; nothing, where it cannot say: the verdict tells why."""
+def _response(reward: Reward, gold: Any) -> str | None:
+    """What the verifier must accept for this gold; None, where it cannot say."""
     try:
-        return reward.example(gold) or "" if len(str(gold)) <= LONGEST else ""
+        return reward.example(gold) if len(str(gold)) <= LONGEST else ""
     except BAD_GOLD:
         return ""
 
 
-def _decided(row: Row, own: Verdict, other: Verdict) -> Row | Rejected:
-    detail = {"own": _told(own), "changed": _told(other)}
+def _decided(row: Row, own: Verdict, other: Verdict | None) -> Row | Rejected:
+    detail = {"own": _told(own), "changed": _told(other) if other else None}
     if own.score is None:
         return Rejected(row, "unusable" if own.status == "verifier_error" else "too_slow", detail)
+    if len(str(row.answer)) > LONGEST:
+        return Rejected(row, "too_long", {"characters": len(str(row.answer)), "at_most": LONGEST})
+    if other is None:
+        return row
     if own.score < 1.0:
         return Rejected(row, "rejects_itself", detail)
     if other.score is None and other.status in ("timeout", "crash"):

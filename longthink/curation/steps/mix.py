@@ -44,6 +44,8 @@ class Mix(Step):
 
     @model_validator(mode="after")
     def _counts_or_weights(self) -> Self:
+        if self.source:
+            raise ValueError("a mix takes from the streams of `take`, not from one `from`")
         weights = [t.weight > 0 for t in self.take]
         if any(weights) != (self.rows > 0) or (any(weights) and (not all(weights) or any(t.rows for t in self.take))):
             raise ValueError("take has `rows` of each stream, or a `weight` of each and `rows` of the step in all")

@@ -6,11 +6,11 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from longthink.curation.encoder import MINILM, encoder_folder
+from longthink.curation.encoder import MINILM, encoder_digest
 from longthink.curation.features import Features, alike, features, vectors
 from longthink.curation.neighbours import Pairs, close_vectors
 from longthink.curation.steps.base import Step, Work, put
-from longthink.evaluation.models import weights_hash
+from longthink.errors import RecipeError
 from longthink.rng import rng
 from longthink.types import Ints
 
@@ -34,11 +34,13 @@ class Split(Step):
     encoder: str = Field(MINILM, description="a sentence encoder's folder, or its name on the hub")
 
     def reads(self) -> Mapping[str, str]:
-        return {"encoder": weights_hash(encoder_folder(self.encoder))} if self.by == "embedding" else {}
+        return {"encoder": encoder_digest(self.encoder)} if self.by == "embedding" else {}
 
     def run(self, work: Work) -> None:
         given = work.inputs[0]
         found = features(work, given)
+        if len(found.keys) <= self.rows:
+            raise RecipeError(f"step {self.title}: {self.rows} rows for validation of {len(found.keys)} leave none to train on")
         least = self.least or LEAST[self.by]
         if self.by == "minhash":
             pairs = alike(found, least)
