@@ -275,12 +275,13 @@ def scale() -> int:
             found.append(json.loads(out.splitlines()[-1]))
             print(found[-1], flush=True)
             keep("scale", {"runs": found})
-    table = "| search | rows | pairs found of those planted | seconds | peak memory |\n|---|---|---|---|---|\n"
+    table = "| search | rows | found of those planted | others | seconds | peak memory |\n|---|---|---|---|---|---|\n"
     for run in found:
         cells = [
             run["what"],
             f"{run['rows']:,}",
             share(run["found"], run["planted"]),
+            f"{run['others']:,}",
             f"{run['seconds']:.0f}",
             f"{run['peak_gb']:.1f} GB",
         ]
@@ -297,19 +298,20 @@ def one(what: str, size: int) -> int:
     began, planted_ = time.monotonic(), size // 20
     if what == "minhash":
         from longthink.cli import main
+        from longthink.curation.rows import Shards
 
         texts = synthetic(size, 0)
         with (folder / "rows.jsonl").open("w") as file:
             file.writelines(json.dumps({"problem": text, "answer": "1"}) + "\n" for text in texts)
         del texts
         (folder / "r.toml").write_text(
-            f'name = "scale"\n[[source]]\nname = "a"\npath = "{folder}/rows.jsonl"\n[[step]]\nkind = "duplicates"\n'
-            'least = 0.5\nvalues = "same"\n'
+            f'name = "scale"\n[[source]]\nname = "a"\npath = "{folder}/rows.jsonl"\n[[step]]\nkind = "duplicates"\nleast = 0.6\n'
         )
         began = time.monotonic()
         main(["curate", str(folder / "r.toml"), "--out", str(folder / "out")])
-        node = json.loads((folder / "out" / "funnel.json").read_text())["steps"][1]
-        found = node["rejected"]
+        shards = Shards(folder / "out" / "steps" / "duplicates")
+        dropped = [r.row.question for n in shards.numbers() for r in shards.rejected(n)]
+        found, others = sum("indeed" in text for text in dropped), sum("indeed" not in text for text in dropped)
     else:
         from longthink.curation.neighbours import close_vectors
 
@@ -325,10 +327,19 @@ def one(what: str, size: int) -> int:
         began = time.monotonic()
         pairs = close_vectors(np.load(folder / "v.npy", mmap_mode="r"), 0.9, 0)
         found = int(((pairs.second - pairs.first == 1) & (pairs.second % 20 == 19)).sum())
+        others = len(pairs.first) - found
     seconds = time.monotonic() - began
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1e6
     subprocess.run(["rm", "-rf", str(folder)], check=True)
-    facts = {"what": what, "rows": size, "found": min(found, planted_), "planted": planted_, "seconds": seconds, "peak_gb": peak}
+    facts = {
+        "what": what,
+        "rows": size,
+        "found": found,
+        "others": others,
+        "planted": planted_,
+        "seconds": seconds,
+        "peak_gb": peak,
+    }
     print(json.dumps(facts))
     return 0
 

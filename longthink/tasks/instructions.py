@@ -154,11 +154,11 @@ GROUPS: tuple[dict[str, Callable[[Draw], Made]], ...] = (
         "change_case:english_lowercase": _fixed(
             "Write in English and in lowercase letters only; no capital letters are allowed."
         ),
+        "detectable_format:multiple_sections": _sections,  # its word stands in small or capital letters
     },
     {
         "length_constraints:number_paragraphs": _paragraphs,
         "length_constraints:nth_paragraph_first_word": _nth,
-        "detectable_format:multiple_sections": _sections,
         "detectable_format:number_bullet_lists": _counted(
             "num_bullets", "Your answer must have exactly {n} bullet points, written in markdown such as: * A point.", 2, 6
         ),
