@@ -195,7 +195,7 @@ def test_a_run_killed_at_any_write_ends_as_one_that_was_not(made: Path, tmp_path
 
 
 def test_a_killed_command_with_processes_goes_on(tmp_path: Path) -> None:
-    """SIGKILL of the whole process group, once so many shards are there."""
+    """SIGKILL of the whole process group, or a terminal's Ctrl-C, once so many shards are there."""
     jsonl(tmp_path / "a.jsonl", problems(240))
     text = [{"name": "a", "path": str(tmp_path / "a.jsonl")}]
     made = recipe(tmp_path / "r.toml", text, [{"kind": "extract"}, {"kind": "duplicates"}, {"kind": "split", "rows": 30}])
@@ -204,16 +204,16 @@ def test_a_killed_command_with_processes_goes_on(tmp_path: Path) -> None:
     (tmp_path / "curate.py").write_text(script)
     command = [sys.executable, str(tmp_path / "curate.py"), "curate", str(made), "--workers", "2", "--out"]
     subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
-    for shards in (5, 70):
+    for shards, how in ((5, signal.SIGKILL), (30, signal.SIGINT), (70, signal.SIGKILL)):
         out = tmp_path / str(shards)
-        child = subprocess.Popen(
-            [*command, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
+        child = subprocess.Popen([*command, str(out)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
         while child.poll() is None and len(list(out.glob("steps/*/kept/*.jsonl"))) < shards:
             pass
         assert child.poll() is None
-        os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
+        os.killpg(child.pid, how)
+        said = child.communicate()[0].decode()
+        if how == signal.SIGINT:
+            assert child.returncode == 130 and f"the same command goes on in {out}" in said and "Traceback" not in said
         subprocess.run([*command, str(out)], check=True, capture_output=True)
         assert contents(out) == contents(tmp_path / "whole")
 
