@@ -66,7 +66,7 @@ controller: .venv/core  ## what the triggers do on simulated runs: options chose
 	$(BIN)/python benchmarks/controller.py
 scaling: .venv-cluster/ready  ## a step by phase in each placement, and the simulation against it: about six minutes
 	.venv-cluster/bin/python benchmarks/scaling.py
-curation: .venv/core  ## PART=rules|leaks|scale|encoder of docs/curation.md; DATA names a folder of benchmark files
+curation: .venv/core  ## PART=rules|leaks|scale|speed of docs/curation.md; DATA names a folder of benchmark files
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[curate]'
 	$(BIN)/python benchmarks/curation.py $(PART)
 study: $(if $(filter cluster_mini,$(NAME)),.venv-cluster/ready,.venv/core)  ## a resumable experiment: make study NAME=quickstart

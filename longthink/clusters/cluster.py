@@ -130,16 +130,19 @@ class Cluster:
             self._turn()
 
     def _turn(self) -> None:
-        """Take the oldest answer of every worker that has one; wait for the first."""
+        """Take the oldest answer of every worker that has one; wait for the first.
+
+        A rank in this process goes first: what the others say while it computes an update is for it to hear, in `meet`.
+        """
         owing = [place for place in (*self.ranks, *self.samplers) if place.due]
         here = [place for place in owing if isinstance(place.peer, Inline)]
+        for place in here:
+            self._take(place)
         others = {id(place.peer): place for place in owing if place not in here}
         left = min([place.since for place in others.values()], default=0.0) + self.patience_s - time.monotonic()
         ready = self.placement.wait([p.peer for p in others.values()], 0.0 if here else max(left, 0.0)) if others else []
         for peer in ready:
             self._take(others[id(peer)])
-        for place in here:
-            self._take(place)
         for place in others.values():
             if place.due and place.peer not in ready and time.monotonic() - place.since > self.patience_s:
                 what = f"{place.name} has not answered {place.due[0].name!r}"
@@ -244,6 +247,8 @@ class Cluster:
 
     def update(self, batch: Batch, loss: LossSettings, temperature: float, settings: LearnerSettings) -> Sums:
         """Take the updates of a batch on every rank; the metrics of all."""
+        while any(place.due for place in self.ranks):  # an answer of an earlier call is nothing that ranks meet by
+            self._turn()
         first: Sums
         first, *others = self._all(self.ranks, "update", batch, loss, temperature, settings)
         for sums in others:

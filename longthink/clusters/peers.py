@@ -97,4 +97,6 @@ def opened(name: str, kind: str, value: Any) -> Any:
         raise value
     if kind == "failed":
         raise EngineError(f"{name} failed:\n{value}")
+    if kind != "done":
+        raise EngineError(f"{name} said {kind!r} where an answer was due; this is a bug, go on with --resume")
     return value

@@ -13,7 +13,7 @@ import pytest
 from safetensors.torch import load_file
 
 from longthink.clusters.cluster import Cluster
-from longthink.clusters.local import LocalPeer
+from longthink.clusters.local import LocalPeer, LocalPlacement
 from longthink.clusters.peers import Due, Peer, Place
 from longthink.clusters.workers import Make
 from longthink.errors import EngineError, LongthinkError, WorkerLost
@@ -116,6 +116,19 @@ def test_two_processes_do_what_one_does(model: Path, loss: LossSettings, placed:
         assert shared_means[key] == pytest.approx(alone_means[key], abs=2e-5), key
     for name in alone_weights:
         np.testing.assert_allclose(shared_weights[name], alone_weights[name], atol=1e-5)
+
+
+def test_a_rank_that_comes_first_to_an_update_waits(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing to learn takes no time: the other process may be there before this one has begun."""
+    wait = LocalPlacement.wait
+    monkeypatch.setattr(LocalPlacement, "wait", lambda self, peers, timeout_s: wait(self, peers, timeout_s or 5.0))
+    loss, settings = LossSettings(kl=0.0, entropy=0.0), LearnerSettings(lr=1e-3, minibatch_prompts=2)
+    with closing(Cluster(recipe(model, 2))) as cluster:
+        batch = batch_of(sampled(cluster))
+        batch = cluster.logprobs(batch.with_(advantages=np.zeros_like(batch.advantages)), loss, 1.0)
+        for _ in range(2):
+            means = cluster.update(batch, loss, 1.0, settings).means()
+            assert means["learner/updates/sum"] == 2 and means["learner/grad_norm/mean"] == 0.0
 
 
 @pytest.mark.cluster
