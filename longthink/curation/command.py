@@ -1,6 +1,7 @@
 """`longthink curate`: from a recipe to a data set and its card."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from longthink import storage
@@ -38,5 +39,8 @@ def command(args: argparse.Namespace) -> int:
     if funnel is None:
         print(f"interrupted; the same command goes on in {folder}")
         return 130
+    if not sum(splits.values()):
+        print(f"no row is left; {folder / 'data' / 'rejects.parquet'} says why of each", file=sys.stderr)
+        return 1
     print(f"{', '.join(f'{count:,} rows of {split}' for split, count in splits.items())} in {folder / 'data'}; read {card}")
     return 0

@@ -97,7 +97,9 @@ class Curation(Table):
         taken = {name.removesuffix(".rejected") for _, wanted in made for name in wanted}
         idle = [source.name for source in self.source if source.name not in taken]
         if idle and (made or len(self.source) > 1):
-            raise RecipeError(f"no step takes from source {idle[0]!r}; name it in a step's `from`, or take it out")
+            raise RecipeError(
+                f"no step takes from source {idle[0]!r}; name it in a step's `from`, in the `take` of a `mix`, or take it out"
+            )
         return made
 
 

@@ -22,6 +22,7 @@ __all__ = ["SHARD", "files_of", "read_source"]
 
 SHARD = 5_000  # rows of a shard: what is held in memory, done by one process at a time and done again after a kill
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet", ".arrow", ".json.gz", ".jsonl.gz")
+SOLUTION = Source.model_fields["solution"].default
 DEEP = 100  # tables within tables of an answer or a kept column
 SURROGATE = re.compile("[\ud800-\udfff]")
 EXCERPT = 500  # characters of a broken row that are kept
@@ -63,7 +64,8 @@ def _fetched(source: Source) -> Path:
 
 def read_source(source: Source, files: list[Path], out: Shards, progress: Progress, stop: type[Exception]) -> None:
     """Write the source's rows in shards. Raises: TaskError where a file as a whole cannot be read; `stop` on Ctrl-C."""
-    taken = iter(_Taken(source).rows(_generated(source) if source.generate else _in(files)))
+    taking = _Taken(source)
+    taken = iter(taking.rows(_generated(source) if source.generate else _in(files)))
     number, done, useless = 0, 0, 0
     while decided := list(islice(taken, SHARD)):
         if not out.is_whole(number):
@@ -75,6 +77,10 @@ def read_source(source: Source, files: list[Path], out: Shards, progress: Progre
             raise stop
     if not number:
         put(out, 0, [])
+    if done > useless and taking.lacks:
+        raise TaskError(
+            f"source {source.name}: no row has a column {', '.join(sorted(taking.lacks))}; fix `answer` or `solution`"
+        )
     if done and useless == done:
         named = f"column {source.question!r}" if source.question else f"column {' or '.join(PROMPT_COLUMNS)}"
         columns = ", ".join(_columns(out.rejected(0)))
@@ -138,6 +144,7 @@ class _Taken:
 
     def __init__(self, source: Source) -> None:
         self.source, self.seen = source, set[str]()
+        self.lacks = {name for name in (source.answer, source.solution) if name not in ("", SOLUTION)}  # named, and not met yet
 
     def rows(self, found: Iterator[Any]) -> Iterator[Row | Rejected]:
         limit = self.source.limit or None
@@ -157,6 +164,7 @@ class _Taken:
         if s.suffix:
             question = question.removesuffix(s.suffix.strip()).rstrip()
         solution = lookup(found, s.solution)
+        self.lacks = {name for name in self.lacks if lookup(found, name) is MISSING}
         text = solution.strip() if isinstance(solution, str) else ""
         try:
             answer = self._answer(found)

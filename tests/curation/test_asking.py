@@ -43,7 +43,7 @@ def curated(folder: Path, rows: list[dict[str, Any]], steps: list[dict[str, Any]
     table = {"name": "asked", "source": [{"name": "a", "path": str(folder / "a.jsonl")}], "step": steps}
     (folder / "r.toml").write_text(tomli_w.dumps(table))
     assert main(["curate", str(folder / "r.toml"), "--out", str(folder / "out"), "--workers", "1"]) == status
-    if status:
+    if status == 2:
         return {}
     data = pq.read_table(folder / "out" / "data" / "train.parquet").to_pylist()
     rejects = pq.read_table(folder / "out" / "data" / "rejects.parquet").to_pylist()
@@ -152,7 +152,7 @@ def test_votes_read_answers_and_differing_ones_are_alternatives_or_rejected(endp
         alternatives = json.loads(row["answer"]) if row["answer"].startswith("[") else [row["answer"]]
         assert set(alternatives) == set(said) <= {str(10 * i), str(10 * i + 1)}
         assert said.count(alternatives[0]) == max(map(said.count, said))
-    strict = curated(tmp_path / "strict", rows, [{"kind": "extract"}, vote | {"disagree": "reject", "share": 1.0}])
+    strict = curated(tmp_path / "strict", rows, [{"kind": "extract"}, vote | {"disagree": "reject", "share": 1.0}], status=1)
     differ = {n for n, row in found["kept"].items() if row["answer"].startswith("[")}
     assert {n for n, row in strict["dropped"].items() if row["reason"] == "votes_differ"} == differ != set()
 

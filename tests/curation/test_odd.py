@@ -199,5 +199,9 @@ def test_a_column_of_questions_that_no_row_has_and_a_split_that_leaves_nothing(
     jsonl(tmp_path / "a.jsonl", problems(5))
     curate(tmp_path, [], status=2, source={"question": "problme"})
     assert "no row has a question in a column 'problme'; its columns are answer, kind, n, problem" in capsys.readouterr().err
+    curate(tmp_path, [], status=2, source={"answer": "finl"})
+    assert "no row has a column finl; fix `answer`" in capsys.readouterr().err
+    curate(tmp_path, [{"kind": "content", "drop": ["open_ended"]}, {"kind": "extract", "ways": ["boxed"]}], status=1)
+    assert "no row is left" in capsys.readouterr().err
     curate(tmp_path, [{"kind": "split", "rows": 5}], status=2)
     assert "leave none to train on" in capsys.readouterr().err

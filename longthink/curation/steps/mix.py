@@ -38,7 +38,7 @@ class Mix(Step):
     Example: `[[step]]` with `kind = "mix"`, `take = [{ from = "hard", rows = 3000 }, { from = "easy.rejected", rows = 1000 }]`.
     """
 
-    take: tuple[Take, ...] = Field(min_length=1)
+    take: tuple[Take, ...] = Field(min_length=1, description="streams: `from`, and `rows` or `weight` of each; neither takes all")
     rows: int = Field(0, ge=0, description="in all, where the streams have weights")
     evenly: Literal["", "difficulty", "source"] = ""
 
