@@ -23,6 +23,9 @@ def command(args: argparse.Namespace) -> int:
         raise RecipeError(f"curate: --workers {args.workers}; expected at least 1, or 0 for one a core")
     folder = args.out or Path("curated") / recipe.name
     storage.make_folder(folder)
+    held = sorted(path.name for path in folder.iterdir() if path.name != ".lock")
+    if held and "steps" not in held:
+        raise RecipeError(f"{folder} holds {held[0]} and is no curation's folder; give another with --out")
     with (
         storage.lock(folder, "a curation"),
         Progress("curate", len(recipe.source) + len(recipe.step), stopping=STOPPING) as progress,

@@ -193,6 +193,15 @@ def test_a_mistake_is_told_before_anything_is_read(
     assert words in said and "Traceback" not in said and not (tmp_path / "out" / "steps").exists()
 
 
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jsonl(tmp_path / "a.jsonl", problems(5))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("mine")
+    curate(tmp_path, [], status=2)
+    assert "holds thesis.tex and is no curation's folder" in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["thesis.tex"]
+
+
 def test_a_column_of_questions_that_no_row_has_and_a_split_that_leaves_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
