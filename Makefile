@@ -28,9 +28,9 @@ lint: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 test: lint  ## the suite: at most 7 minutes on 2 cores
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not full and not cluster"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not full and not cluster"
 test-full: lint  ## every kill point and every row
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not cluster"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not cluster"
 
 .venv-cluster/ready: pyproject.toml tests/cluster-requirements.txt
 	@test -x .venv-cluster/bin/python || $(PYTHON) -m venv .venv-cluster
@@ -38,7 +38,7 @@ test-full: lint  ## every kill point and every row
 	.venv-cluster/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
 	@touch $@
 test-cluster: .venv-cluster/ready  ## sharded learners, samplers, vLLM, Ray on a CPU: about a quarter of an hour; FULL=1: every kill
-	.venv-cluster/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "$(if $(FULL),cluster,cluster and not full)" -W default
+	.venv-cluster/bin/python -m pytest -n 2 --dist loadfile -m "$(if $(FULL),cluster,cluster and not full)" -W default
 
 bench:  ## ratios against TRL and transformers, each in its own environment, then what each mechanism costs
 	benchmarks/run

@@ -19,23 +19,6 @@ hypothesis.settings.register_profile("longthink", deadline=None, derandomize=Tru
 hypothesis.settings.load_profile("longthink")
 
 
-# The files that take longest go first: of two processes neither is left with one of them at the end.
-LONGEST = (
-    "test_resume.py",
-    "test_ray.py",
-    "test_vllm_server.py",
-    "test_run.py",
-    "test_local.py",
-    "test_asking.py",
-    "test_served.py",
-)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    places = {name: at for at, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: places.get(item.path.name, len(places)))
-
-
 @pytest.fixture(scope="session")
 def warm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model's checkpoint that solves some Countdown problems of two numbers, made once; nobody writes into it."""
