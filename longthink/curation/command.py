@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
 from longthink import storage
@@ -9,7 +10,7 @@ from longthink.curation.card import write_card
 from longthink.curation.output import write_output
 from longthink.curation.recipe import load_curation
 from longthink.curation.run import STOPPING, curate
-from longthink.errors import RecipeError
+from longthink.errors import CheckpointError, RecipeError
 from longthink.machine import usable_cores
 from longthink.progress import Progress
 
@@ -26,19 +27,29 @@ def command(args: argparse.Namespace) -> int:
     held = sorted(path.name for path in folder.iterdir() if path.name != ".lock")
     if held and "steps" not in held:
         raise RecipeError(f"{folder} holds {held[0]} and is no curation's folder; give another with --out")
-    with (
-        storage.lock(folder, "a curation"),
-        Progress("curate", len(recipe.source) + len(recipe.step), stopping=STOPPING) as progress,
-    ):
-        funnel = curate(recipe, folder, args.workers or usable_cores(), progress)
-        if funnel is not None:
-            progress.phase("writing")
-            splits = write_output(recipe, folder, funnel)
-            card = write_card(recipe, folder, funnel, splits)
-            if lost := funnel[-1]["kept"] - sum(splits.values()):
-                progress.note(
-                    f"output: {lost:,} rows have no answer and are among the rejects; `extract` or `vote` finds answers"
-                )
+    try:
+        with (
+            storage.lock(folder, "a curation"),
+            Progress("curate", len(recipe.source) + len(recipe.step), stopping=STOPPING) as progress,
+        ):
+            funnel = curate(recipe, folder, args.workers or usable_cores(), progress)
+            if funnel is not None:
+                progress.phase("writing")
+                splits = write_output(recipe, folder, funnel)
+                card = write_card(recipe, folder, funnel, splits)
+                if lost := funnel[-1]["kept"] - sum(splits.values()):
+                    progress.note(
+                        f"output: {lost:,} rows have no answer and are among the rejects; `extract` or `vote` finds answers"
+                    )
+    except BrokenExecutor:
+        raise CheckpointError(
+            "a process of this step was killed, as when memory runs out; what is whole is kept, the same command goes on "
+            "(--workers 1 takes the least memory)"
+        ) from None
+    except OSError as e:
+        raise CheckpointError(
+            f"{e.filename or folder}: {e.strerror or e}; what is whole is kept, the same command goes on"
+        ) from None
     if funnel is None:
         print(f"interrupted; the same command goes on in {folder}")
         return 130

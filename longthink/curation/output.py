@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -113,17 +114,16 @@ def _write(folder: Path, name: str, output: Output, rows: Iterator[Row], split: 
     names = ["id", "question", "answer", "solution", "prompt", "data_source", "ability", "reward_model", "extra_info"]
     names += ["source", "row", "licence", "pass_rate", "kept", "facts"]
     schema, count = pa.schema([(name, kinds.get(name, text)) for name in names]), 0
-    lines = (folder / f"{name}.jsonl").open("wb") if "jsonl" in output.formats else None
-    table = pq.ParquetWriter(folder / f"{name}.parquet", schema) if "parquet" in output.formats else None
-    while group := [columns_of(row, count + i, split, output) for i, row in enumerate(islice(rows, AT_ONCE))]:
-        if lines:
-            lines.writelines((json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "replace") for row in group)
-        if table:
-            table.write_table(pa.Table.from_pylist(_encodable(group), schema))
-        count += len(group)
-    for file in (lines, table):
-        if file:
-            file.close()
+    with ExitStack() as files:
+        lines = files.enter_context((folder / f"{name}.jsonl").open("wb")) if "jsonl" in output.formats else None
+        table = pq.ParquetWriter(folder / f"{name}.parquet", schema) if "parquet" in output.formats else None
+        files.callback(table.close if table else lambda: None)
+        while group := [columns_of(row, count + i, split, output) for i, row in enumerate(islice(rows, AT_ONCE))]:
+            if lines:
+                lines.writelines((json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "replace") for row in group)
+            if table:
+                table.write_table(pa.Table.from_pylist(_encodable(group), schema))
+            count += len(group)
     if not count and name != SPLITS[0]:
         for suffix in output.formats:
             (folder / f"{name}.{suffix}").unlink()

@@ -5,7 +5,6 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import BrokenExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -39,15 +38,6 @@ def curate(recipe: Curation, folder: Path, workers: int, progress: Progress) -> 
             run.step(step, wanted)
     except Stopped:
         return None
-    except BrokenExecutor:
-        raise CheckpointError(
-            "a process of this step was killed, as when memory runs out; what is whole is kept, the same command goes on "
-            "(--workers 1 takes the least memory)"
-        ) from None
-    except OSError as e:
-        raise CheckpointError(
-            f"{e.filename or folder}: {e.strerror or e}; what is whole is kept, the same command goes on"
-        ) from None
     return run.funnel
 
 

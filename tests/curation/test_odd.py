@@ -1,7 +1,9 @@
 """What goes wrong in a curation: odd graphs, empty streams, hostile rows, files that change or are lost, mistakes in recipes."""
 
 import json
+import resource
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -214,3 +216,19 @@ def test_a_column_of_questions_that_no_row_has_and_a_split_that_leaves_nothing(
     assert "no row is left" in capsys.readouterr().err
     curate(tmp_path, [{"kind": "split", "rows": 5}], status=2)
     assert "leave none to train on" in capsys.readouterr().err
+
+
+def test_a_disk_that_fills_up_while_the_data_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jsonl(tmp_path / "a.jsonl", problems(400))
+    curate(tmp_path, [])
+    shutil.rmtree(tmp_path / "out" / "data")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, before[1]))
+    try:
+        status = main(["curate", str(tmp_path / "r.toml"), "--out", str(tmp_path / "out"), "--workers", "1"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert status == 2 and "what is whole is kept, the same command goes on" in capsys.readouterr().err
+    assert len(curate(tmp_path, [])["train"]) == 400
