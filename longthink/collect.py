@@ -302,11 +302,17 @@ def rollout_rows(scored: Sequence[Scored], step: int, chosen: Sequence[Group] = 
             "window": r.window,
             "policy_version": max(s.policy_version for s in r.segments),
             **({"versions": [[s.policy_version, len(s.token_ids)] for s in r.segments]} if len(r.segments) > 1 else {}),
+            **({"sources": [[s.source, len(s.token_ids)] for s in r.segments], "calls": _told(r)} if r.calls else {}),
             "reward": v.detail.get("reward", v.score),
             "verdict": {"score": v.score, "status": v.status, "extracted": v.extracted, "detail": dict(v.detail)},
         }
         for r, v in scored
     ]
+
+
+def _told(rollout: Rollout) -> list[dict[str, Any]]:
+    """Its calls, without their seconds, which no run repeats."""
+    return [{"code": call.code, "output": call.output, "status": call.status} for call in rollout.calls]
 
 
 def timed_verdicts(rows: Sequence[Mapping[str, Any]]) -> dict[RolloutId, tuple[str, Verdict]]:

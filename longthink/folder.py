@@ -67,8 +67,9 @@ class Tokenizer:
         text = self.inner.apply_chat_template([dict(m) for m in problem.prompt], tokenize=False, add_generation_prompt=True)
         return np.array(self.inner.encode(text, add_special_tokens=False), np.int64)
 
-    def encode(self, text: str) -> Ints:
-        return np.array(self.inner.encode(text, add_special_tokens=False), np.int64)
+    def encode(self, text: str, *, plain: bool = False) -> Ints:
+        """Token ids of a text; with `plain` the name of a special token in it is text like any other."""
+        return np.array(self.inner.encode(text, add_special_tokens=False, split_special_tokens=plain), np.int64)
 
     def decode(self, ids: Ints) -> str:
         """Text of response ids, special tokens kept (a verifier needs `</think>`), stop tokens at the end dropped."""
@@ -202,25 +203,29 @@ class ModelFolder:
         return {p.name: p.read_bytes() for p in paths}
 
 
-def tiny_folder(folder: Path, words: Sequence[str], *, seed: int, template: str, **shape: Any) -> None:
-    """Write a small random Qwen3 whose tokenizer has one token a word.
+def tiny_folder(folder: Path, words: Sequence[str], *, seed: int, template: str, characters: bool = False, **shape: Any) -> None:
+    """Write a small random Qwen3 whose tokenizer has one token a word, or with `characters` one a character.
 
-    `words` are the ordinary tokens; `<bos>`, `<eos>`, `<think>` and `</think>` come first. `shape` overrides
-    fields of the config. An existing folder is replaced.
+    `words` are the ordinary tokens; `<bos>`, `<eos>`, `<think>` and `</think>` come first. Characters that are not
+    among them are all `<unk>`, and words of several are special tokens. `shape` overrides fields of the config. An existing
+    folder is replaced.
     """
+    from tokenizers import Regex, decoders, models, pre_tokenizers
     from tokenizers import Tokenizer as Inner
-    from tokenizers import models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     special = ["<bos>", "<eos>", "<think>", "</think>"]
-    vocab = {word: i for i, word in enumerate([*special, *words])}
+    marks = [word for word in words if len(word) > 1] if characters else []
+    vocab = {word: i for i, word in enumerate([*special, *(["<unk>"] if characters else []), *words])}
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
-    inner = Inner(models.WordLevel(vocab, unk_token="<eos>"))
+    inner = Inner(models.WordLevel(vocab, unk_token="<unk>" if characters else "<eos>"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    if characters:
+        inner.pre_tokenizer, inner.decoder = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated"), decoders.Fuse()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<bos>", eos_token="<eos>", pad_token="<eos>")
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>", *marks]})
     tokenizer.chat_template = template
     tokenizer.save_pretrained(folder)
     raw = {

@@ -35,6 +35,7 @@ from longthink.tables import (
     Table,
     ValidationSettings,
 )
+from longthink.tools.settings import ToolSettings
 
 __all__ = ["Recipe", "explain", "load_recipe", "load_study", "nearest", "override", "parse_recipe", "profiles", "read_table"]
 
@@ -61,6 +62,7 @@ class Recipe(Table):
     workers: int = Field(2, ge=1, description="verifier processes")
     reward_servers: tuple[str, ...] = Field((), description="host:port of `longthink serve-rewards`; empty grades here")
     engine: EngineSettings = EngineSettings()
+    tool: ToolSettings | None = None
     rollout: RolloutSettings = RolloutSettings()
     shape: tuple[dict[str, Any], ...] = Field((), description="parts of the reward (longthink/shaping); empty: the verdict alone")
     selection: SelectionSettings = SelectionSettings()

@@ -125,6 +125,10 @@ class Run:
     def _rollouts(self, step: int, use: str) -> Path:
         return self.folder / "rollouts" / f"step_{step:06d}{'.' * bool(use)}{use}.jsonl"
 
+    def calls(self, step: int, use: str = "") -> Path:
+        """Where a step's calls of the tool are written down."""
+        return self.folder / "calls" / self._rollouts(step, use).name
+
     def write_rollouts(self, step: int, rows: Sequence[Mapping[str, Any]], use: str = "") -> None:
         """Journal a step's rollouts before anything follows from them; `use` is "validation" for those."""
         data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

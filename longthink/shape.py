@@ -57,7 +57,7 @@ class Parts:
         """
         if not group:
             return []
-        outcomes = [Outcome(v.score or 0.0, r.num_tokens, len(r.text), r.window, r.truncated) for r, v in group]
+        outcomes = [_outcome(rollout, verdict) for rollout, verdict in group]
         values: dict[str, list[float]] = {}
         for p in self._parts:
             if isinstance(p.of, Shape):
@@ -74,6 +74,12 @@ class Parts:
                 reward = 0.0
             found.append((reward, {name: column[i] for name, column in values.items()}))
         return found
+
+
+def _outcome(rollout: Rollout, verdict: Verdict) -> Outcome:
+    known = (verdict.score or 0.0, rollout.num_tokens, len(rollout.text), rollout.window, rollout.truncated)
+    calls = rollout.calls
+    return Outcome(*known, len(calls), sum(call.status != "ok" for call in calls))
 
 
 def _part(fields: dict[str, Any], where: str) -> _Part:

@@ -56,8 +56,28 @@ def summarize(scored: Sequence[Scored], groups: Sequence[Group], generated_befor
             "group/all_wrong_share": float(np.mean([max(scores(g)) <= 0.0 for g in groups])),
             "group/cap_teaches_share": float(np.mean([cap_teaches(g, cap) for g in groups])),
         }
+    row |= tool_use(scored)
     row["verdict/unscored_share"] = float(np.mean([v.score is None for _, v in scored]))
     return row | {f"verdict/{status}_share": statuses[status] / len(scored) for status in get_args(Status)}
+
+
+def tool_use(scored: Sequence[Scored]) -> dict[str, float]:
+    """How the tool was used, and how often an answer was right with and without it; nothing where nobody called it."""
+    calls = [call for r, _ in scored for call in r.calls]
+    if not calls:
+        return {}
+    with_, without = ([v.score or 0.0 for r, v in scored if bool(r.calls) is used] for used in (True, False))
+    said = sum(len(s.token_ids) for r, _ in scored for s in r.segments if s.source == "tool")
+    row = {
+        "tool/calls/mean": len(calls) / len(scored),
+        "tool/used_share": len(with_) / len(scored),
+        "tool/error_share": sum(call.status != "ok" for call in calls) / len(calls),
+        "tool/timeout_share": sum(call.status == "timeout" for call in calls) / len(calls),
+        "tool/tokens_share": said / max(sum(r.num_tokens for r, _ in scored), 1),
+        "time/tool_s": sum(call.seconds for call in calls) / len(calls),
+        "tool/accuracy_with": sum(with_) / len(with_),
+    }
+    return row | ({"tool/accuracy_without": sum(without) / len(without)} if without else {})
 
 
 def staleness(scored: Sequence[Scored], version: int, counts: Counted) -> dict[str, float]:

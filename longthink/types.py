@@ -7,13 +7,17 @@ H hidden size, D head size.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from longthink.tools.formats import CallFormat
+
 __all__ = [
     "Batch",
+    "Call",
     "FinishReason",
     "Floats",
     "Group",
@@ -30,7 +34,7 @@ __all__ = [
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
-FinishReason = Literal["stop", "length", "aborted"]
+FinishReason = Literal["stop", "length", "call", "aborted"]  # call: of a tool; it goes on
 Status = Literal["ok", "no_answer", "truncated", "timeout", "limit", "crash", "verifier_error"]
 
 
@@ -62,24 +66,37 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class Call:
+    """One use of the interpreter: the code, the text that came back, how it ended and how long it ran."""
+
+    code: str
+    output: str
+    status: Literal["ok", "error", "timeout", "limit", "crash"]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
     """A run of response tokens from one source.
 
     `logprobs` (nats) are those of the temperature-scaled, untruncated distribution the token was drawn
-    from; they are None unless `source` is "policy", and only policy tokens enter a loss.
+    from; they are None unless `source` is "policy", and only policy tokens enter a loss. A tool's tokens say of which `call`
+    they are.
     """
 
     source: Literal["policy", "tool", "prefix"]
     token_ids: Ints
     logprobs: Floats | None = None
     policy_version: int = 0
+    call: Call | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """What an engine is asked for: a prompt, what was generated so far, and how to go on.
 
-    `max_tokens` bounds the whole response, segments so far included.
+    `max_tokens` bounds the whole response, segments so far included. `calls` says how a call of a tool is written, which ends
+    what an engine does; None where nothing is called.
     """
 
     id: RolloutId
@@ -89,6 +106,7 @@ class Request:
     sampling: Sampling
     seed: int
     segments: tuple[Segment, ...] = ()
+    calls: "CallFormat | None" = None
 
     @property
     def num_generated(self) -> int:
@@ -119,6 +137,11 @@ class Rollout:
     @property
     def truncated(self) -> bool:
         return self.finish_reason == "length"
+
+    @property
+    def calls(self) -> list[Call]:
+        """Its calls of the tool, in order."""
+        return [s.call for s in self.segments if s.call is not None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,6 +124,8 @@ class Validator:
         with Clock(self.progress, "validation") as clock:
             for made in settings.blend:
                 use = f"validation.{made.name}" if made.name else "validation"
+                if self.cluster.calls is not None:
+                    self.cluster.calls.open(self.run.calls(step, use))
                 found = self._score(made, settings, window, journal=self.run.journal(step, use))
                 self.run.write_rollouts(step, rollout_rows(found.scored, step), use)
                 measured.append((made, found))

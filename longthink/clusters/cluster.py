@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,9 @@ import torch
 
 from longthink.canary import misplaced, misused
 from longthink.clusters.local import LocalPlacement
-from longthink.clusters.peers import Due, Inline, Place, Placement
+from longthink.clusters.peers import LATE, Due, Inline, Place, Placement
 from longthink.clusters.weights import Weights, parameters_of, wide
-from longthink.clusters.workers import Rank, RemoteSampler, SharedSum, find_store, scored_rows
+from longthink.clusters.workers import Rank, SharedSum, find_store, make_rank, make_sampler, scored_rows
 from longthink.engines.embedded import EmbeddedEngine
 from longthink.errors import EngineError, LearnerLost, LongthinkError, WorkerLost
 from longthink.folder import ModelFolder
@@ -32,30 +33,13 @@ from longthink.learners.local import LocalLearner
 from longthink.metrics import Sums
 from longthink.recipe import Recipe
 from longthink.tables import LearnerSettings, LossSettings
+from longthink.tools.calls import Calls
 from longthink.types import Batch, Floats, Request, Rollout, RolloutId
 
 __all__ = ["Cluster"]
 
 PASSES = 16  # of the model in a slice
 AHEAD = 2  # slices a sampler elsewhere is asked for in advance, so that it never waits for the controller
-
-
-def _rank(
-    recipe: Recipe,
-    rank: int,
-    slots: torch.Tensor | None,
-    store: tuple[str, int] | None,
-    weights: Weights | None,
-    meet: Callable[[], None],
-) -> Rank:
-    """A rank as its own process makes it."""
-    reduce = None if slots is None else SharedSum(slots, rank, meet)
-    found = find_store(store[0], recipe.cluster.learners, store[1]) if store else None
-    return Rank(recipe, rank, reduce, found, weights)
-
-
-def _sampler(recipe: Recipe, weights: Weights, number: int, _: Callable[[], None]) -> RemoteSampler:
-    return RemoteSampler(recipe, weights, number)
 
 
 class Cluster:
@@ -73,6 +57,7 @@ class Cluster:
         self.tries, self.gap, self.resyncs, self.digests = asked.resyncs, 0.0, 0, dict[str, int]()
         self._version, self._posted, self._holding = -1, None, False
         self.restarts = asked.restarts
+        self.calls = Calls(recipe.tool, self.tokenizer, recipe.workers) if recipe.tool and recipe.tool.run else None
         self.ranks: list[Place] = []
         self.samplers: list[Place] = []
         self.placement = _placed(recipe)
@@ -90,12 +75,12 @@ class Cluster:
             slots = torch.zeros(self.world, parameters_of(config), dtype=wide(dtype)).share_memory_()
         inline = None if weights is not None else Inline()
         for rank in range(self.world):
-            make = partial(_rank, recipe, rank, slots, store, weights)
+            make = partial(make_rank, recipe, rank, slots, store, weights)
             here = inline if rank == 0 else None
             self.ranks.append(Place(f"rank {rank}", make, here or self.placement.start(f"rank {rank}", make)))
         for number in range(recipe.cluster.samplers):
             assert weights is not None
-            name, sampler = f"sampler {number}", partial(_sampler, recipe, weights, number)
+            name, sampler = f"sampler {number}", partial(make_sampler, recipe, weights, number)
             self.samplers.append(Place(name, sampler, self.placement.start(name, sampler)))
         for place in (*self.ranks, *self.samplers):
             if place.peer is not inline:
@@ -188,18 +173,14 @@ class Cluster:
             raise EngineError(f"{lost}; lost {place.losses} times, and no rollout ended in between. Go on with --resume")
         self.note(f"{lost}; another takes its place")
         place.peer.kill()
-        owed, place.due, place.slices = place.due, deque(), 0
-        place.peer = self.placement.start(place.name, place.make)
+        owed = place.begin_again(self.placement.start(place.name, place.make))
         self._ask(place, partial(setattr, place, "where"), "start")
         if self._version >= 0:
-            self._ask(place, _nothing, "load", self._version, self._posted)
+            self._ask(place, lambda _: None, "load", self._version, self._posted)
             self._ask(place, partial(self._must_have, place), "arrived")
         for due in owed:
             if due.name not in ("start", "sample"):
                 self._ask(place, due.take, due.name, *due.args)
-        for use in (False, True):
-            place.fresh[use] = [*place.open[use].values(), *place.fresh[use]]
-            place.open[use] = {}
         self._feed(place)
 
     def _must_have(self, place: Place, arrived: tuple[int, dict[str, int]]) -> None:
@@ -213,6 +194,8 @@ class Cluster:
     def close(self) -> None:
         """End the other processes."""
         self.placement.close()
+        if self.calls is not None:
+            self.calls.close()
         if self._sharded:
             from longthink.learners.sharded import leave
 
@@ -322,7 +305,9 @@ class Cluster:
         self._holding = True
         self._all(self.samplers, "forget")
         for place in self.hosts:
-            place.fresh[False], place.open[False] = [], {}
+            place.forget(False)
+        if self.calls is not None:
+            self.calls.forget(False)
         self._waiting[False].clear()
         self._ended[False].clear()
         self._holding = False
@@ -337,7 +322,8 @@ class Cluster:
             self._feed(place)
 
     def submit(self, request: Request) -> None:
-        self._waiting[self.evaluating].append(request)
+        asked = request if self.calls is None else replace(request, calls=self.calls.format)
+        self._waiting[self.evaluating].append(asked)
 
     def abort(self, id: RolloutId) -> Rollout:
         """Take out a request that no sampler has yet."""
@@ -365,28 +351,44 @@ class Cluster:
                     self._turn()
 
     def _open(self, use: bool) -> bool:
-        return any(place.fresh[use] or place.open[use] for place in self.hosts)
+        return any(place.busy(use) for place in self.hosts)
 
     def _feed(self, place: Place) -> None:
         """Ask a worker to sample on, as long as it has something to sample."""
         use, ahead = self.evaluating, 1 if isinstance(place.peer, Inline) else AHEAD
-        while not self._holding and place.slices < ahead and (place.fresh[use] or place.open[use]):
-            fresh, place.fresh[use] = place.fresh[use], []
-            place.open[use] |= {request.id: request for request in fresh}
-            place.slices += 1
-            self._ask(place, partial(self._sampled, place, use), "sample", use, fresh, PASSES)
+        while not self._holding and place.slices < ahead and self._called_back(place, use) and place.busy(use):
+            self._ask(place, partial(self._sampled, place, use), "sample", use, place.hand_over(use), PASSES)
+
+    def _called_back(self, place: Place, use: bool) -> bool:
+        """Let rollouts go on whose calls have ended; False while nothing is left but to wait for late ones.
+
+        They go on two slices after the one they called in, so that what is sampled side by side does not depend on timing. One
+        whose call is not over by then, and after our patience, is late.
+        """
+        ids, late = place.returning(use), place.alone(use)
+        if not ids or self.calls is None:
+            return True
+        if late:
+            owed = any(other.due for other in (*self.ranks, *self.samplers))
+            if len(self.calls.ready(use, ids, 0.0 if owed else 1.0)) < len(ids):
+                return False
+        else:
+            ended = self.calls.ready(use, [id for id in ids if not self.calls.was_late(use, id)])
+            place.calling[use] |= dict.fromkeys(set(ids) - set(ended), LATE)
+            ids = ended
+        on, over = self.calls.answers(use, ids, late=late)
+        place.go_on(use, ids, on)
+        self._ended[use] += over
+        return True
 
     def _sampled(self, place: Place, use: bool, rollouts: Sequence[Rollout]) -> None:
-        place.slices -= 1
-        for rollout in rollouts:
-            del place.open[use][rollout.id]
-            self._ended[use].append(rollout)
-            place.losses = 0
+        for request, rollout in place.take(use, rollouts):
+            if rollout.finish_reason != "call":
+                self._ended[use].append(rollout)
+            else:
+                assert self.calls is not None
+                self.calls.begin(use, request, rollout)
         self._feed(place)
-
-
-def _nothing(_: Any) -> None:
-    pass
 
 
 def _placed(recipe: Recipe) -> Placement:

@@ -11,9 +11,12 @@ from longthink.clusters.weights import Weights
 from longthink.clusters.workers import Make, Rank
 from longthink.errors import EngineError
 from longthink.model import ModelConfig
-from longthink.types import Request, RolloutId
+from longthink.types import Request, Rollout, RolloutId
 
-__all__ = ["Due", "Inline", "Peer", "Place", "Placement", "opened"]
+__all__ = ["LATE", "Due", "Inline", "Peer", "Place", "Placement", "opened"]
+
+APART = 2  # slices from the one that ended with a call to the one in which its rollout goes on
+LATE = -1  # in place of such a slice: the others did not wait
 
 
 class Peer(Protocol):
@@ -85,10 +88,64 @@ class Place:
         self.name, self.make, self.peer = name, make, peer
         self.where = ("", 0)  # its machine and process id
         self.due: deque[Due] = deque()
-        self.slices = self.losses = 0  # losses since it has ended a rollout
+        self.asked = self.taken = self.losses = 0  # slices, asked for and answered; losses since it has ended a rollout
         self.since = time.monotonic()  # of the oldest call it owes an answer to
         self.fresh: dict[bool, list[Request]] = {False: [], True: []}  # not handed over yet
         self.open: dict[bool, dict[RolloutId, Request]] = {False: {}, True: {}}
+        self.calling: dict[bool, dict[RolloutId, int]] = {False: {}, True: {}}  # and the slice they go on in; LATE: the last
+
+    @property
+    def slices(self) -> int:
+        """Slices it owes."""
+        return self.asked - self.taken
+
+    def busy(self, use: bool) -> bool:
+        """Whether it has rollouts of this use."""
+        return bool(self.fresh[use] or self.open[use] or self.calling[use])
+
+    def hand_over(self, use: bool) -> list[Request]:
+        """What it is given with the next slice."""
+        fresh, self.fresh[use] = self.fresh[use], []
+        self.open[use] |= {request.id: request for request in fresh}
+        self.asked += 1
+        return fresh
+
+    def take(self, use: bool, rollouts: Sequence[Rollout]) -> list[tuple[Request, Rollout]]:
+        """What it ended in a slice; those that call a tool stay its own."""
+        self.taken += 1
+        ended = [(self.open[use].pop(rollout.id), rollout) for rollout in rollouts]
+        self.calling[use] |= {r.id: self.taken + APART for _, r in ended if r.finish_reason == "call"}
+        self.losses = 0 if ended else self.losses
+        return ended
+
+    def returning(self, use: bool) -> list[RolloutId]:
+        """The rollouts that go on in the next slice, if their calls have ended; the late ones once nothing else is left."""
+        calling = self.calling[use]
+        if self.alone(use):
+            return sorted(calling)
+        return sorted(id for id, slice_ in calling.items() if slice_ != LATE and slice_ <= self.asked + 1)
+
+    def alone(self, use: bool) -> bool:
+        """Whether late rollouts are all it has."""
+        return not (self.fresh[use] or self.open[use]) and set(self.calling[use].values()) == {LATE}
+
+    def go_on(self, use: bool, ids: Sequence[RolloutId], requests: Sequence[Request]) -> None:
+        """The calls of these have ended; for those that are not over by that there are requests."""
+        for id in ids:
+            del self.calling[use][id]
+        self.fresh[use] += requests
+
+    def forget(self, use: bool) -> None:
+        """Drop its rollouts of this use."""
+        self.fresh[use], self.open[use], self.calling[use] = [], {}, {}
+
+    def begin_again(self, peer: Peer) -> deque[Due]:
+        """Another process has taken it, and has nothing yet; what the one before owed."""
+        self.peer, owed, self.due, self.taken = peer, self.due, deque(), self.asked
+        for use in (False, True):
+            self.fresh[use] = [*self.open[use].values(), *self.fresh[use]]
+            self.open[use] = {}
+        return owed
 
 
 def opened(name: str, kind: str, value: Any) -> Any:

@@ -37,12 +37,25 @@ from longthink.part import load_part
 from longthink.recipe import Recipe
 from longthink.tables import LearnerSettings, LossSettings
 from longthink.tasks.base import Task
+from longthink.tools.formats import FORMATS, Watch
 from longthink.types import Batch, Floats, Group, Ints, Request, Rollout, RolloutId, Verdict
 
 if TYPE_CHECKING:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-__all__ = ["Make", "Rank", "RemoteSampler", "Sampler", "SharedSum", "Worker", "find_store", "scored_rows", "serve"]
+__all__ = [
+    "Make",
+    "Rank",
+    "RemoteSampler",
+    "Sampler",
+    "SharedSum",
+    "Worker",
+    "find_store",
+    "make_rank",
+    "make_sampler",
+    "scored_rows",
+    "serve",
+]
 
 PR_SET_PDEATHSIG = 1
 Make = Callable[[Callable[[], None]], "Rank | RemoteSampler"]  # given a way to meet the other ranks
@@ -267,33 +280,46 @@ class Rank:
         self.learner.reset_optimizer()
 
 
+def make_rank(
+    recipe: Recipe,
+    rank: int,
+    slots: torch.Tensor | None,
+    store: tuple[str, int] | None,
+    weights: Weights | None,
+    meet: Callable[[], None],
+) -> Rank:
+    """A rank as its own process makes it."""
+    reduce = None if slots is None else SharedSum(slots, rank, meet)
+    found = find_store(store[0], recipe.cluster.learners, store[1]) if store else None
+    return Rank(recipe, rank, reduce, found, weights)
+
+
+def make_sampler(recipe: Recipe, weights: Weights, number: int, _: Callable[[], None]) -> RemoteSampler:
+    """A sampler as its process makes it."""
+    return RemoteSampler(recipe, weights, number)
+
+
 def _engines(recipe: Recipe, folder: ModelFolder, dtype: torch.dtype, device: str, number: int) -> tuple[Engine, Engine]:
     """What samples, and what training samples from: another only where the task's own traces are learnt."""
-    stop_ids, most, room = folder.tokenizer.stop_ids, recipe.engine.max_rows, recipe.engine.cache_gb
+    most, room = recipe.engine.max_rows, recipe.engine.cache_gb
+    common: dict[str, Any] = {"dtype": dtype, "stop_ids": folder.tokenizer.stop_ids, "watch": Watch(folder.tokenizer)}
     sampler: Engine
     if recipe.engine.servers:
         from longthink.engines.vllm.server import VllmServer
 
         address, transfer, patience_s = recipe.engine.servers[number], recipe.engine.transfer, recipe.cluster.patience_s
-        sampler = VllmServer(
-            address,
-            folder.config,
-            dtype=dtype,
-            stop_ids=stop_ids,
-            max_rows=most,
-            transfer=transfer,
-            patience_s=patience_s,
-        )
+        sampler = VllmServer(address, folder.config, **common, max_rows=most, transfer=transfer, patience_s=patience_s)
     elif recipe.engine.kind == "vllm":
         from longthink.engines.vllm.inside import VllmEngine
 
         longest = folder.config.max_positions
-        sampler = VllmEngine(folder.folder, dtype=dtype, stop_ids=stop_ids, longest=longest, max_rows=most, cache_gb=room)
+        sampler = VllmEngine(folder.folder, **common, longest=longest, max_rows=most, cache_gb=room)
     else:
-        sampler = EmbeddedEngine(dtype=dtype, stop_ids=stop_ids, device=device, max_rows=most, cache_gb=room)
+        sampler = EmbeddedEngine(**common, device=device, max_rows=most, cache_gb=room)
     if recipe.engine.kind != "teacher":
         return sampler, sampler
-    return sampler, TeacherEngine({d.name: load_part(Task, d.task) for d in recipe.domains}, folder.tokenizer)
+    calls = FORMATS[recipe.tool.format] if recipe.tool and not recipe.tool.learn_output else None
+    return sampler, TeacherEngine({d.name: load_part(Task, d.task) for d in recipe.domains}, folder.tokenizer, calls)
 
 
 def serve(connection: Connection, make: Make, patience_s: float) -> None:

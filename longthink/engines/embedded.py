@@ -19,6 +19,7 @@ from longthink.kernels import rms_norm
 from longthink.model import Decoder, FusedLayer, run_layers
 from longthink.rng import uniforms
 from longthink.rope import rope_table
+from longthink.tools.formats import Watch
 from longthink.types import Ints, Request, Rollout, RolloutId, Segment
 
 __all__ = ["EmbeddedEngine", "draw_tokens"]
@@ -40,11 +41,13 @@ class EmbeddedEngine:
         device: str = "cpu",
         max_rows: int = 256,
         cache_gb: float = 8.0,
+        watch: Watch | None = None,
     ) -> None:
-        self.dtype, self.device = dtype, torch.device(device)
+        self.dtype, self.device, self._watch = dtype, torch.device(device), watch
         self.max_rows, self.cache_bytes = max_rows, int(cache_gb * 2**30)
         self.stop_ids = stop_ids
         self._stops = torch.tensor(sorted(stop_ids), device=self.device)
+        self._marks = torch.zeros(0, dtype=torch.long, device=self.device)  # tokens that a call may end with
         self.version = -1
         self._waiting: dict[RolloutId, Request] = {}
         self._rows: list[Request | None] = []
@@ -149,6 +152,8 @@ class EmbeddedEngine:
         slots = free[: min(len(order), affordable - alive)]
         chosen = [self._waiting.pop(i) for i in order[: len(slots)]]
         self._restricted |= any(r.sampling.top_p < 1 or r.sampling.top_k > 0 for r in chosen)
+        if self._watch is not None and not len(self._marks) and (format := next((r.calls for r in chosen if r.calls), None)):
+            self._marks = torch.from_numpy(self._watch.triggers(format)).to(self.device)
         self._grow(max(slots) + 1, longest)
         contexts: dict[bytes, list[int]] = {}
         for slot, request in zip(slots, chosen, strict=True):
@@ -268,11 +273,27 @@ class EmbeddedEngine:
         self._last = tokens
         self._length = positions + self._moves
         stopped = torch.isin(tokens, self._stops)
-        ended = (stopped | (self._length + 1 >= self._end)).nonzero().flatten().tolist()
-        running = [(slot, row) for slot in ended if (row := self._rows[slot]) is not None]
-        done = [self._close(slot, row, "stop" if bool(stopped[slot]) else "length") for slot, row in running]
-        self._free([slot for slot, _ in running])
+        ends = dict.fromkeys(self._calling(tokens), "call")
+        ends |= dict.fromkeys((self._length + 1 >= self._end).nonzero().flatten().tolist(), "length")
+        ends |= dict.fromkeys(stopped.nonzero().flatten().tolist(), "stop")
+        running = [(slot, reason, row) for slot, reason in ends.items() if (row := self._rows[slot]) is not None]
+        done = [self._close(slot, row, reason) for slot, reason, row in running]
+        self._free([slot for slot, _, _ in running])
         return sorted(done, key=lambda r: r.id)
+
+    def _calling(self, tokens: Tensor) -> list[int]:
+        """The slots whose rollouts have just called a tool."""
+        if not len(self._marks):
+            return []
+        found = []
+        for slot in torch.isin(tokens, self._marks).nonzero().flatten().tolist():
+            row = self._rows[slot]
+            if row is None or row.calls is None or self._watch is None:
+                continue
+            drawn = self._tokens[slot, : int(self._length[slot]) + 1 - int(self._start[slot])].cpu().numpy()
+            if self._watch.called(np.concatenate([*(s.token_ids for s in row.segments), drawn]), row.calls):
+                found.append(slot)
+        return found
 
     def _restrictions(self) -> list[tuple[int, float, int]]:
         """(slot, top_p, top_k) of the rows that do not sample the whole distribution."""

@@ -1,6 +1,8 @@
 """An engine whose rollouts are a task's own traces: supervised fine-tuning is the loop with this engine."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
 
 import numpy as np
 
@@ -9,16 +11,20 @@ from longthink.errors import EngineError
 from longthink.folder import Tokenizer
 from longthink.model import Decoder
 from longthink.tasks.base import Task
+from longthink.tools.formats import CallFormat, Piece, pieces
 from longthink.types import Request, Rollout, RolloutId, Segment
 
 __all__ = ["TeacherEngine"]
 
 
 class TeacherEngine:
-    """Answers a request with the task's trace for it, cut at `max_tokens`. Log-probs are absent: use loss.kind = "nll"."""
+    """Answers a request with the task's trace for it, cut at `max_tokens`. Log-probs are absent: use loss.kind = "nll".
 
-    def __init__(self, tasks: Mapping[str, Task], tokenizer: Tokenizer) -> None:
-        self.tasks, self.tokenizer = tasks, tokenizer
+    What a tool has said in a trace, in this format, is a segment of its own, as in a rollout that called it: it is not learnt.
+    """
+
+    def __init__(self, tasks: Mapping[str, Task], tokenizer: Tokenizer, calls: CallFormat | None = None) -> None:
+        self.tasks, self.tokenizer, self.calls = tasks, tokenizer, calls
         self._end = tokenizer.end_id
         self._waiting: dict[RolloutId, Request] = {}
 
@@ -43,7 +49,20 @@ class TeacherEngine:
 
     def advance(self) -> list[Rollout]:
         request = self._waiting.pop(min(self._waiting))
-        text = self.tasks[request.problem.domain].trace(request.problem, request.id.sample)
-        ids = np.append(self.tokenizer.encode(text), self._end)
-        kept = ids[: request.max_tokens]
-        return [EmbeddedEngine.ended(request, "stop" if len(kept) == len(ids) else "length", (Segment("policy", kept),))]
+        found = self.tasks[request.problem.domain].trace(request.problem, request.id.sample)
+        if isinstance(found, str):
+            found = pieces(found, self.calls) if self.calls else [Piece(found, "policy")]
+        segments = [Segment(piece.source, self.tokenizer.encode(piece.text)) for piece in found]
+        segments = _merged([*segments, Segment("policy", np.array([self._end], np.int64))])
+        kept, room = [], request.max_tokens
+        for segment in segments:
+            kept.append(replace(segment, token_ids=segment.token_ids[:room]))
+            room -= len(kept[-1].token_ids)
+        whole = sum(len(s.token_ids) for s in segments) <= request.max_tokens
+        return [EmbeddedEngine.ended(request, "stop" if whole else "length", tuple(s for s in kept if len(s.token_ids)))]
+
+
+def _merged(segments: Sequence[Segment]) -> list[Segment]:
+    """Neighbours of one source as one."""
+    runs = [(source, [s.token_ids for s in run]) for source, run in groupby(segments, key=lambda s: s.source)]
+    return [Segment(source, np.concatenate(ids)) for source, ids in runs]

@@ -13,6 +13,7 @@ import gc
 import importlib
 import json
 import os
+import random
 import sys
 import threading
 import traceback
@@ -25,6 +26,7 @@ from longthink.sandbox.plain import Channel, decode, encode
 __all__ = ["MODES", "subjects"]
 
 RECURSION = 100_000
+MAX_VALUE = 10_000  # characters of the value of a session's last line
 
 
 def read_payload(descriptor: int) -> dict[str, Any]:
@@ -109,6 +111,54 @@ def run_scripts(payload: int, results: int) -> int:
         while line:
             line = line[os.write(results, line) :]
     return 0
+
+
+def run_session(payload: int, ending: int) -> int:
+    """Run blocks of source one after another with the same names, as an interactive session does; only the last one is heard.
+
+    What it prints goes to stdout, an exception to stderr, and when it has come to its end a line of JSON to `ending`: the value
+    of its last line, if that is an expression, as text.
+    """
+    asked = read_payload(payload)
+    *earlier, last = asked["blocks"]
+    kept = os.dup(1), os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    open_streams(closing=False)
+    random.seed(asked["seed"])
+    module = type(sys)("__main__")
+    sys.modules["__main__"] = module
+    for block in earlier:
+        with contextlib.suppress(BaseException):
+            run_block(block, vars(module))
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(BaseException):
+            stream.flush()
+    os.dup2(kept[0], 1)
+    os.dup2(kept[1], 2)
+    open_streams(closing=False)
+    status, value = 0, None
+    try:
+        value = run_block(last, vars(module))
+        value = None if value is None else repr(value)
+    except BaseException as error:
+        status = 0 if isinstance(error, SystemExit) and error.code in (None, 0) else 1
+        if status:
+            os.write(2, "".join(traceback.format_exception_only(error)).strip().encode(errors="replace")[:4000])
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(BaseException):
+            stream.flush()
+    os.write(ending, json.dumps({"value": value[:MAX_VALUE] if value else None}).encode())
+    os._exit(status)  # without waiting for threads: the next block finds those that it starts itself
+
+
+def run_block(source: str, names: dict[str, Any]) -> Any:
+    """Run a block; the value of its last line where that is an expression."""
+    tree = ast.parse(source.strip("\n"), "block.py")
+    final = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    exec(compile(tree, "block.py", "exec"), names)
+    return eval(compile(ast.Expression(final.value), "block.py", "eval"), names) if final is not None else None  # type: ignore[attr-defined]
 
 
 def serve_functions(payload: int, channel: int) -> int:
@@ -311,4 +361,10 @@ def free_names(tree: ast.Module) -> set[str]:
     return {name for name in read - bound if not hasattr(builtins, name)}
 
 
-MODES = {"program": run_program, "scripts": run_scripts, "serve": serve_functions, "test": run_tests}
+MODES = {
+    "program": run_program,
+    "scripts": run_scripts,
+    "session": run_session,
+    "serve": serve_functions,
+    "test": run_tests,
+}

@@ -156,6 +156,26 @@ class Sandbox:
             outcomes.append(outcome)
         return outcomes
 
+    def session(
+        self, blocks: list[str], *, seed: int, deadline_s: float, max_output: int = 1 << 16
+    ) -> tuple[Outcome, str | None]:
+        """Run blocks one after another with the same names in one child: what the last one prints, and its last line's value.
+
+        `random` begins with the seed. Where the last block does not come to its end (`os._exit`, a signal) the status is crash.
+        """
+        with _Descriptors() as opened:
+            out, err, ending = opened.output(max_output), opened.output(MAX_ERROR), opened.output(MAX_ERROR)
+            payload = opened.text(json.dumps({"blocks": blocks, "seed": seed}))
+            child = self._fork("session", [opened.text(""), out.writing, err.writing, payload, ending.writing])
+            opened.close_writing()
+            ends, late = self._follow([child], child, [out, err, ending], deadline_s)
+        status = _status(ends[child], late, out.over, err)
+        try:
+            value = json.loads(ending.data)["value"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            status, value = "crash" if status in ("ok", "error") else status, None
+        return Outcome(status, bytes(out.data), _last_line(err)), value if isinstance(value, str) else None
+
     def test(self, source: str, tests: str, *, deadline_s: float, entry: str = "") -> Outcome:
         """Run tests in one child against a program in another; stdout is a `.` or `F` for each assertion, `$` when all ran.
 

@@ -11,13 +11,15 @@ __all__ = ["Outcome", "Shape"]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What is known of a rollout: its verifier's score, its length, the window it had, and whether it met it."""
+    """What is known of a rollout: its verifier's score, its length, the window it had, whether it met it, its calls of a tool."""
 
     score: float
     tokens: int
     characters: int
     window: int
     truncated: bool
+    calls: int = 0
+    failed: int = 0
 
     @property
     def right(self) -> bool:

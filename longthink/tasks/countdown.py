@@ -8,7 +8,7 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -18,9 +18,11 @@ from longthink.rng import derive_seed, rng
 from longthink.tasks.base import Task
 from longthink.types import Problem
 
-__all__ = ["WORDS", "Countdown", "TraceQuality", "trace_quality"]
+__all__ = ["CHARACTERS", "WORDS", "Countdown", "TraceQuality", "trace_quality"]
 
 WORDS = (*map(str, range(100)), "+", "-", "*", "=", ",", "?", "yes", "no", "wait", "(", ")", "->")
+
+CHARACTERS = (*"0123456789+-*=,()> ?", *"abcdefghijklmnopqrstuvwxyzTF", "<code>", "</code>", "<output>", "</output>")
 
 EQUATION = re.compile(r"(\d+) ([-+*]) (\d+) = (\d+)")
 VERDICT = re.compile(r"(\d+) \? (\d+) (yes|no)\b")
@@ -57,6 +59,9 @@ class Countdown(Task):
     give_up: float = Field(0.10, ge=0, le=1)
     overthink: float = Field(0.4, ge=0, le=1)
     max_attempts: int = Field(24, ge=1)
+    write: Literal["words", "characters", "code"] = Field(
+        "words", description="a trace in words, without blanks, or with attempts that an interpreter computes (format tags)"
+    )
 
     def split_of(self, numbers: tuple[int, ...]) -> str:
         """The split all problems over this multiset of numbers belong to."""
@@ -132,13 +137,20 @@ class Countdown(Task):
                 continue
             chain = tried
             hit = chain[-1].result == target
-            steps = " , ".join(f"{m.left} {m.op} {m.right} = {m.result}" for m in chain)
-            words.append(f"{steps} ? {target} {'yes' if hit else 'no'}")
+            words.append(self._attempt(chain, target, hit))
             if random.random() < ((1 - self.overthink) if hit else self.give_up):
                 break
             if hit:
                 words.append("wait")
-        return f"{' '.join(words)} </think> {expression(chain)}"
+        text = f"{' '.join(words)} </think> {expression(chain)}"
+        return text if self.write == "words" else text.replace(" ", "")
+
+    def _attempt(self, chain: list[Move], target: int, hit: bool) -> str:
+        """One attempt and its verdict."""
+        steps = " , ".join(f"{m.left} {m.op} {m.right} = {m.result}" for m in chain)
+        if self.write == "code":
+            return f"<code>{expression(chain)} == {target}</code><output>{hit}</output>{'yes' if hit else 'no'}"
+        return f"{steps} ? {target} {'yes' if hit else 'no'}"
 
     def gold_response(self, problem: Problem) -> str:
         numbers, target = problem.gold["numbers"], problem.gold["target"]

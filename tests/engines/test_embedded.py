@@ -26,6 +26,7 @@ from longthink.errors import EngineError
 from longthink.folder import write_weights
 from longthink.model import Decoder, ModelConfig
 from longthink.rng import uniforms
+from longthink.tools.formats import CallFormat, Watch
 from longthink.types import Problem, Request, Rollout, RolloutId, Sampling, Segment
 
 STOPS = frozenset({1, 7, 20})
@@ -50,8 +51,29 @@ FAMILIES: dict[str, dict[str, Any]] = {
 Build = Callable[..., Engine]
 
 
+class Letters:
+    """A tokenizer of one character a token, whose calls are opened by one of two of them and closed by one of two others."""
+
+    inner: "Letters"
+
+    def __init__(self) -> None:
+        self.inner = self
+
+    def __len__(self) -> int:
+        return VOCABULARY
+
+    def batch_decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        return ["".join("([" if i % 9 == 3 else "])" if i % 5 == 2 else chr(97 + i) for i in row) for row in rows]
+
+    def decode(self, ids: Any) -> str:
+        return self.batch_decode([ids.tolist()])[0]
+
+
+WATCH, CALLS = Watch(Letters()), CallFormat("([", ")", "<", ">")
+
+
 def embedded(decoder: Decoder, *, dtype: torch.dtype = torch.float32, version: int = 0, **limits: Any) -> Engine:
-    engine = EmbeddedEngine(dtype=dtype, stop_ids=STOPS, **limits)
+    engine = EmbeddedEngine(dtype=dtype, stop_ids=STOPS, watch=WATCH, **limits)
     engine.load(decoder, version)
     return engine
 
@@ -72,7 +94,7 @@ def vllm_engine(family: str, dtype: torch.dtype, max_rows: int) -> Any:
     from longthink.engines.vllm.inside import VllmEngine
 
     with vllm_folder(family) as folder:
-        return VllmEngine(folder, dtype=dtype, stop_ids=STOPS, longest=160, max_rows=max_rows, cache_gb=1.0)
+        return VllmEngine(folder, dtype=dtype, stop_ids=STOPS, longest=160, max_rows=max_rows, cache_gb=1.0, watch=WATCH)
 
 
 def vllm(
@@ -97,7 +119,8 @@ SERVERS: list[VllmProcess] = []  # one, of a qwen3 in float32, while its tests r
 def vllm_client(max_rows: int) -> Any:
     from longthink.engines.vllm.server import VllmServer
 
-    return VllmServer(SERVERS[0].address, DECODER.config, dtype=torch.float32, stop_ids=STOPS, max_rows=max_rows)
+    limits: Any = {"stop_ids": STOPS, "max_rows": max_rows, "watch": WATCH}
+    return VllmServer(SERVERS[0].address, DECODER.config, dtype=torch.float32, **limits)
 
 
 def vllm_server(
@@ -302,6 +325,37 @@ def test_requests_may_come_while_others_run(build: Build) -> None:
     assert sorted(found) == sorted(expected)
     for id, rollout in found.items():
         check_equal(rollout, expected[id])
+
+
+def test_a_call_ends_what_an_engine_does_and_the_rollout_goes_on_behind_its_output(build: Build) -> None:
+    """It ends with the first token that completes a call, not before and not later; the log-probs behind it see the output."""
+    requests = make_requests(15, max_tokens=60)
+    plain, asked = run(build(DECODER), requests), [replace(r, calls=CALLS) for r in requests]
+    found = run(build(DECODER), asked)
+    reasons = [r.finish_reason for r in found.values()]
+    assert reasons.count("call") > 5 and set(reasons) >= {"call", "stop"}
+    for id, rollout in found.items():
+        prefixes = [WATCH.tokenizer.decode(rollout.response_ids[:n]) for n in range(1, rollout.num_tokens + 1)]
+        assert not any(map(CALLS.called, prefixes[:-1]))
+        stopped = int(rollout.response_ids[-1]) in STOPS
+        called = CALLS.called(prefixes[-1]) is not None and not stopped and rollout.num_tokens < 60
+        assert (rollout.finish_reason == "call") == called
+        if build is embedded:  # vLLM draws afresh behind what might have been a call
+            np.testing.assert_array_equal(rollout.response_ids, plain[id].response_ids[: rollout.num_tokens])
+    tool = Segment("tool", np.array([3, 5, 8], np.int64))
+    again = [
+        replace(request, segments=(*found[request.id].segments, tool), calls=None)
+        for request in asked
+        if found[request.id].finish_reason == "call" and found[request.id].num_tokens < 57
+    ]
+    for id, rollout in run(build(DECODER), again).items():
+        assert rollout.response_ids[: found[id].num_tokens].tolist() == found[id].response_ids.tolist()
+        assert rollout.finish_reason in ("stop", "length") and rollout.num_tokens <= 60
+        expected = reference_logprobs(DECODER, rollout, 1.0)
+        chosen = expected.gather(1, torch.from_numpy(rollout.response_ids).unsqueeze(1)).squeeze(1).numpy()
+        mine = np.concatenate([np.full(len(s.token_ids), s.source == "policy") for s in rollout.segments])
+        np.testing.assert_allclose(logprobs_of(rollout), chosen[mine], atol=1e-5, rtol=0)
+        assert rollout.segments[len(found[id].segments)] is tool
 
 
 @pytest.mark.parametrize("family", FAMILIES)

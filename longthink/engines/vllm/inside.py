@@ -12,6 +12,7 @@ from longthink.engines.cache import SlotCache
 from longthink.engines.vllm.stream import VllmStream, check_dtype, check_version
 from longthink.errors import EngineError
 from longthink.folder import read_config
+from longthink.tools.formats import Watch
 from longthink.types import FinishReason, Rollout
 
 __all__ = ["VllmEngine", "empty_cache", "pack_head"]
@@ -43,6 +44,7 @@ class VllmEngine(VllmStream):
         longest: int,
         max_rows: int = 256,
         cache_gb: float = 8.0,
+        watch: Watch | None = None,
     ) -> None:
         check_version()
         check_dtype(dtype)
@@ -55,7 +57,7 @@ class VllmEngine(VllmStream):
 
         config = read_config(folder)
         longest = min(longest, int(cache_gb * 2**30) // SlotCache.bytes_per_token(config, dtype))  # one has to fit
-        super().__init__(config, stop_ids, longest)
+        super().__init__(config, stop_ids, longest, watch)
         settings: dict[str, Any] = {
             "kv_cache_memory_bytes": int(cache_gb * 2**30),
             "gpu_memory_utilization": 0.01,  # which it asks to be free, and does not use where the cache's size is given

@@ -24,6 +24,7 @@ from torch import Tensor
 from longthink.engines.vllm.stream import VERSION, VllmStream, check_dtype, check_version
 from longthink.errors import EngineError, WorkerLost, printable
 from longthink.model import ModelConfig
+from longthink.tools.formats import Watch
 from longthink.types import FinishReason, Rollout
 
 __all__ = ["VllmServer"]
@@ -55,12 +56,13 @@ class VllmServer(VllmStream):
         max_rows: int = 256,
         transfer: str = "/dev/shm",
         patience_s: float = 1800.0,
+        watch: Watch | None = None,
     ) -> None:
         check_version()
         check_dtype(dtype)
         self.address, self._max_rows, self._patience_s = address.rstrip("/"), max_rows, patience_s
         self._direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        super().__init__(config, stop_ids, self._greeted(dtype, transfer))
+        super().__init__(config, stop_ids, self._greeted(dtype, transfer), watch)
         self._broken = True  # who had it before may have left anything in its cache
         self._mine, self._given = uuid.uuid4().hex[:8], ""
         self._replies: queue.SimpleQueue[tuple[str, dict[str, Any] | Exception]] = queue.SimpleQueue()

@@ -19,6 +19,7 @@ from torch import Tensor
 from longthink.errors import EngineError
 from longthink.model import Decoder, ModelConfig
 from longthink.rng import derive_seed
+from longthink.tools.formats import Watch
 from longthink.types import FinishReason, Request, Rollout, RolloutId, Segment
 
 __all__ = ["VERSION", "Running", "VllmStream", "check_dtype", "check_version"]
@@ -65,8 +66,9 @@ class VllmStream(ABC):
 
     limit: str  # who says how long a rollout may be
 
-    def __init__(self, config: ModelConfig, stop_ids: frozenset[int], longest: int) -> None:
+    def __init__(self, config: ModelConfig, stop_ids: frozenset[int], longest: int, watch: Watch | None) -> None:
         self.config, self.stop_ids, self.longest, self.version = config, stop_ids, longest, 0
+        self.watch = watch
         self._waiting: dict[RolloutId, Request] = {}
         self._running: dict[str, Running] = {}
         self._done: dict[RolloutId, Rollout] = {}
@@ -166,7 +168,7 @@ class VllmStream(ABC):
             "top_k": s.top_k,
             "seed": (derive_seed(request.seed, begun) if begun else request.seed) % SEEDS,
             "max_tokens": request.max_tokens - begun,
-            "stop_token_ids": sorted(self.stop_ids),
+            "stop_token_ids": sorted({*self.stop_ids, *self._marks(request)}),
             "logprobs": 0,
             "detokenize": False,
         }
@@ -175,6 +177,10 @@ class VllmStream(ABC):
         name = str(self._numbers)
         self._begin(name, context.tolist(), params)
         self._running[name] = Running(request)
+
+    def _marks(self, request: Request) -> list[int]:
+        """The tokens that a call of the request may end with."""
+        return self.watch.triggers(request.calls).tolist() if self.watch is not None and request.calls is not None else []
 
     def _drawn(self, name: str, tokens: Sequence[int], logprobs: Sequence[float], ended: FinishReason | None) -> None:
         """What vLLM drew for a request. Raises: EngineError where its logits are not finite; everything waits again then."""
@@ -185,9 +191,19 @@ class VllmStream(ABC):
             self._take_back()
             self._broken = True
             raise EngineError("the model's logits are not finite: the weights are broken or overflowed")
-        if ended:
-            del self._running[name]
-            self._done[running.request.id] = self._rollout(running, ended)
+        if not ended:
+            return
+        del self._running[name]
+        found = self._rollout(running, ended)
+        if ended == "stop" and running.tokens[-1] not in self.stop_ids:  # at what may be the end of a call
+            assert self.watch is not None and running.request.calls is not None
+            called = self.watch.called(found.response_ids, running.request.calls)
+            full = found.num_tokens == found.window
+            if not called and not full:
+                self._waiting[found.id] = replace(running.request, segments=found.segments)
+                return
+            found = replace(found, finish_reason="length" if full else "call")
+        self._done[found.id] = found
 
     def _take_back(self) -> None:
         """Everything that runs waits again, as it was submitted."""
