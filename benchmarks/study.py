@@ -17,16 +17,21 @@ from typing import Any
 from trouble import Troubled
 
 from longthink import storage
+from longthink.folder import tiny_folder
 from longthink.machine import cpu_name
 from longthink.recipe import load_recipe, load_study
 from longthink.stats import mean_interval
 from longthink.sweep import area, study_cells, sweep
+from longthink.tasks.countdown import CHARACTERS
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 BESIDE = {"siri_mini": ("deepscaler_mini",), "signal_mini": ("deepscaler_mini",)}  # arms of the same settings and budget
 BASE = {"siri_mini": "direct", "signal_mini": "direct"}  # what arms are compared with, where it is not the first
 WARM = "runs/warm_{seed}"  # a warm start a seed, shared by the miniatures: their model.path begins with it
+
+LETTERS = "runs/letters_{seed}"  # a random model a seed whose tokens are characters
+TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m['content'] }}{% endfor %}<think>"
 
 
 def machine() -> dict[str, Any]:
@@ -68,8 +73,11 @@ def study(path: Path) -> int:
     settings = load_study(recipe)
     assert settings is not None
     for seed in range(settings.seeds):
-        if load_recipe(recipe, [f"seed={seed}"]).model.path.startswith(WARM.format(seed=seed)):
+        model = load_recipe(recipe, [f"seed={seed}"]).model.path
+        if model.startswith(WARM.format(seed=seed)):
             _warm_start(Path(WARM.format(seed=seed)), seed)
+        elif model.startswith(LETTERS.format(seed=seed)) and not Path(model).exists():
+            tiny_folder(Path(model), CHARACTERS, seed=seed, template=TEMPLATE, characters=True)
     return sweep(recipe, study_cells(settings), settings.seeds, [], Path("runs") / path.stem, path, Troubled)
 
 

@@ -34,20 +34,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"longthink {version('longthink')}")
     verbs = parser.add_subparsers(
         required=True,
-        metavar="train|curate|eval|compare|analyze|view|serve|check|plan|report|sweep|twins|set|stage|verify|serve-rewards|puzzles|doctor",
+        metavar="train|sft|curate|eval|compare|analyze|view|serve|check|plan|report|sweep|twins|set|stage|verify|serve-rewards|puzzles|doctor",
     )
-    t = verbs.add_parser("train", help="run a recipe")
-    t.add_argument("recipe", nargs="?", help="a TOML file; with --resume the run's own recipe is the default")
-    t.add_argument("--out", type=Path, help="the run folder (default runs/<name>)")
-    t.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override a key of the recipe")
-    t.add_argument("--arm", default="", help="an arm of the recipe's [study]")
-    t.add_argument("--on", default="", metavar="1x24|1x80|8x80|4x8x80|FILE", help="a hardware profile, under --set")
-    t.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    t.add_argument("--from", dest="parent", metavar="RUN[@STEP]", help="begin with the weights of another run's checkpoint")
-    t.add_argument(
-        "--with", dest="extras", action="append", default=[], choices=("optimizer", "data"), help="what else --from takes"
-    )
-    t.set_defaults(command=_train)
+    _training_parser(verbs, "train", "", "run a recipe")
+    _training_parser(verbs, "sft", "teacher", "run a recipe of supervised fine-tuning: the responses are the task's own")
     u = verbs.add_parser("curate", help="raw problems to a training set: every row kept, or dropped with a reason")
     u.add_argument("recipe", help="a TOML file of sources and steps")
     u.add_argument("--out", type=Path, help="its folder (default curated/<name>); the same command goes on there")
@@ -78,6 +68,21 @@ def _parser() -> argparse.ArgumentParser:
     _control_parsers(verbs)
     _grading_parsers(verbs)
     return parser
+
+
+def _training_parser(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, engine: str, help: str) -> None:
+    t = verbs.add_parser(name, help=help)
+    t.add_argument("recipe", nargs="?", help="a TOML file; with --resume the run's own recipe is the default")
+    t.add_argument("--out", type=Path, help="the run folder (default runs/<name>)")
+    t.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override a key of the recipe")
+    t.add_argument("--arm", default="", help="an arm of the recipe's [study]")
+    t.add_argument("--on", default="", metavar="1x24|1x80|8x80|4x8x80|FILE", help="a hardware profile, under --set")
+    t.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    t.add_argument("--from", dest="parent", metavar="RUN[@STEP]", help="begin with the weights of another run's checkpoint")
+    t.add_argument(
+        "--with", dest="extras", action="append", default=[], choices=("optimizer", "data"), help="what else --from takes"
+    )
+    t.set_defaults(command=_train, verb=name, engine=engine)
 
 
 def _evaluation_parsers(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -215,21 +220,24 @@ def _train(args: argparse.Namespace) -> int:
     from longthink.checkpoint import Parent
     from longthink.recipe import load_recipe
     from longthink.run import Run
+    from longthink.sft import by_epochs
     from longthink.shape import pin_files
     from longthink.train import train
 
     if args.recipe is None and not (args.resume and args.out):
-        raise RecipeError("train: give a recipe, or --resume with --out RUN")
+        raise RecipeError(f"{args.verb}: give a recipe, or --resume with --out RUN")
     if (args.set or args.arm or args.on) and args.recipe is None:
-        raise RecipeError("train: --set, --arm and --on need a recipe; a resumed run keeps the recipe it began with")
-    recipe = load_recipe(args.recipe, args.set, args.arm, args.on) if args.recipe else None
+        raise RecipeError(f"{args.verb}: --set, --arm and --on need a recipe; a resumed run keeps the recipe it began with")
+    recipe = load_recipe(args.recipe, args.set, args.arm, args.on, args.engine) if args.recipe else None
+    if recipe and args.engine and recipe.engine.kind != args.engine:
+        raise RecipeError(f"sft: engine.kind is {recipe.engine.kind!r}, whose responses are sampled; expected none, or train")
     folder = args.out or Path("runs") / (recipe.name if recipe else "")
     if args.extras and not args.parent:
-        raise RecipeError("train: --with says what --from takes beside the weights; give --from RUN[@STEP]")
+        raise RecipeError(f"{args.verb}: --with says what --from takes beside the weights; give --from RUN[@STEP]")
     if args.resume:
         if args.parent:
-            raise RecipeError("train: --resume goes on with a run, --from begins another; give one of them")
-        recipe = Run.open(folder, pin_files(recipe) if recipe else None).recipe
+            raise RecipeError(f"{args.verb}: --resume goes on with a run, --from begins another; give one of them")
+        recipe = Run.open(folder, by_epochs(pin_files(recipe)) if recipe else None).recipe
     assert recipe is not None
     parent = None
     if args.parent:
@@ -238,7 +246,7 @@ def _train(args: argparse.Namespace) -> int:
     if run.complete:
         print(f"done: {run.folder} after step {run.step}; the model is {run.last_checkpoint}")
         return 0
-    print(f"stopped after step {run.step}; go on with: longthink train --out {run.folder} --resume")
+    print(f"stopped after step {run.step}; go on with: longthink {args.verb} --out {run.folder} --resume")
     return 130
 
 

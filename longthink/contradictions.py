@@ -9,7 +9,7 @@ from longthink.tables import MOVING
 
 if TYPE_CHECKING:
     from longthink.recipe import Recipe
-    from longthink.tables import Rule
+    from longthink.staging import Rule
 
 __all__ = ["changes_of", "contradiction"]
 
@@ -178,6 +178,10 @@ def _sampling(recipe: "Recipe") -> Iterator[str]:
         yield f"cluster.learners is {c.learners} beside samplers of their own; expected cluster.shard = true"
     if recipe.engine.kind == "teacher" and recipe.loss.kind != "nll":
         yield "engine.kind is teacher, whose rollouts have no log-probs; expected loss.kind = 'nll'"
+    if recipe.engine.kind != "teacher" and not recipe.validation.samples:
+        yield "validation.samples is 0, for the loss of traces alone, which only engine.kind = 'teacher' has; expected at least 1"
+    if recipe.budget.max_epochs and recipe.engine.kind != "teacher":
+        yield "budget.max_epochs counts passes over traces, and engine.kind is not teacher; expected budget.max_steps"
     if recipe.loss.kind != "grpo":
         return
     if r.group_size == 1:
@@ -274,5 +278,6 @@ def _learner(recipe: "Recipe") -> Iterator[str]:
         yield f"learner.betas is {list(learner.betas)}, expected two numbers of at least 0 and below 1"
     if learner.minibatch_prompts and prompts % learner.minibatch_prompts:
         yield f"learner.minibatch_prompts is {learner.minibatch_prompts}, which does not divide rollout.prompts = {prompts}"
-    if learner.schedule == "cosine" and learner.total_updates <= learner.warmup_updates:
+    open_end = recipe.budget.max_epochs and not learner.total_updates
+    if learner.schedule == "cosine" and learner.total_updates <= learner.warmup_updates and not open_end:
         yield "learner.schedule is cosine: set learner.total_updates above learner.warmup_updates"

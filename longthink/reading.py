@@ -13,10 +13,22 @@ from typing import IO, Any, NamedTuple
 
 from longthink.errors import TaskError
 
-__all__ = ["FORMATS", "GOLD_COLUMNS", "MISSING", "PROMPT_COLUMNS", "Broken", "after_hashes", "clean_gold", "lookup", "read_rows"]
+__all__ = [
+    "FORMATS",
+    "GOLD_COLUMNS",
+    "MISSING",
+    "PROMPT_COLUMNS",
+    "RESPONSE_COLUMNS",
+    "Broken",
+    "after_hashes",
+    "clean_gold",
+    "lookup",
+    "read_rows",
+]
 
 FORMATS = ".json, .jsonl, .csv, .json.gz, .jsonl.gz or .parquet"
-PROMPT_COLUMNS = ("prompt", "problem", "question")
+PROMPT_COLUMNS = ("prompt", "problem", "question", "messages", "conversations")
+RESPONSE_COLUMNS = ("response", "completion", "generation", "output")  # TRL's is completion
 GOLD_COLUMNS = (
     "reward_model.ground_truth",  # verl, rLLM
     "reward_spec.ground_truth",  # SkyRL

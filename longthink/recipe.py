@@ -11,9 +11,9 @@ from pydantic import Field, ValidationError, model_validator
 
 from longthink.contradictions import contradiction
 from longthink.errors import RecipeError
+from longthink.staging import CHANGEABLE, Rule, Stage
 from longthink.study import StudySettings
 from longthink.tables import (
-    CHANGEABLE,
     MOVING,
     AdvantageSettings,
     BudgetSettings,
@@ -29,9 +29,7 @@ from longthink.tables import (
     ProbeSettings,
     ReferenceSettings,
     RolloutSettings,
-    Rule,
     SelectionSettings,
-    Stage,
     Table,
     ValidationSettings,
 )
@@ -151,10 +149,10 @@ def _one_window(change: Mapping[str, Any]) -> dict[str, None]:
     return dict.fromkeys(key for key in ("cycle", "signal") if named and key not in named)
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = (), arm: str = "", on: str = "") -> Recipe:
+def load_recipe(path: str | Path, overrides: Sequence[str] = (), arm: str = "", on: str = "", engine: str = "") -> Recipe:
     """Read, override and validate a recipe, or one arm of its study, whose seeded keys get the seed, for hardware `on`.
 
-    Raises: RecipeError with one clear message.
+    `engine` is the kind of engine it has where it names none. Raises: RecipeError with one clear message.
     """
     table = read_table(Path(path))
     study = _study(table, str(path))
@@ -172,7 +170,23 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), arm: str = "", 
             override(table, f"{key}={seed}")
         if isinstance(table.get("model"), dict) and isinstance(table["model"].get("path"), str):
             table["model"]["path"] = table["model"]["path"].replace("{seed}", str(seed))
-    return parse_recipe(table, str(path))
+    if engine and isinstance(table.setdefault("engine", {}), dict):
+        table["engine"].setdefault("kind", engine)
+    return parse_recipe(_fine_tuning(table), str(path))
+
+
+def _fine_tuning(table: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's table with what it need not say where the task's own traces are learnt: its loss, groups of one, no verifier."""
+    engine = table.get("engine")
+    if not isinstance(engine, dict) or engine.get("kind") != "teacher":
+        return table
+    made: dict[str, Any] = {"loss": {"kind": "nll"}, "rollout": {"group_size": 1, "truncated": "as_graded"}}
+    task = table.get("task")
+    if isinstance(task, dict) and "reward" not in table and "domain" not in table:
+        made |= {"reward": {"kind": "none"}, "validation": {"samples": 0}}
+        made |= {"task": {"empty_golds": "keep"}} if task.get("kind") == "file" else {}
+    _merge(made, table)
+    return made
 
 
 def profiles() -> dict[str, Path]:

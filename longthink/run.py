@@ -127,7 +127,7 @@ class Run:
 
     def calls(self, step: int, use: str = "") -> Path:
         """Where a step's calls of the tool are written down."""
-        return self.folder / "calls" / self._rollouts(step, use).name
+        return self.folder / "tool_calls" / self._rollouts(step, use).name
 
     def write_rollouts(self, step: int, rows: Sequence[Mapping[str, Any]], use: str = "") -> None:
         """Journal a step's rollouts before anything follows from them; `use` is "validation" for those."""

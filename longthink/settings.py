@@ -9,7 +9,8 @@ from longthink.errors import RecipeError
 from longthink.recipe import Recipe
 from longthink.schedules import entropy_coefficient, window_at
 from longthink.signals import window_by_signal
-from longthink.tables import MOVING, LossSettings, RolloutSettings, Stage
+from longthink.staging import Stage
+from longthink.tables import MOVING, LossSettings, RolloutSettings
 
 __all__ = ["Settings", "fold", "in_force"]
 

@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = [
-    "CHANGEABLE",
     "MOVING",
     "AdvantageSettings",
     "BudgetSettings",
@@ -23,10 +22,8 @@ __all__ = [
     "ProbeSettings",
     "ReferenceSettings",
     "RolloutSettings",
-    "Rule",
     "SelectionSettings",
     "SignalSettings",
-    "Stage",
     "Table",
     "ValidationSet",
     "ValidationSettings",
@@ -143,7 +140,7 @@ class EngineSettings(Table):
 
     kind: Literal["embedded", "vllm", "teacher"] = Field(
         "embedded",
-        description="vllm: in samplers of their own, of the pinned version; teacher: the task's own traces, to fine-tune on",
+        description="vllm: in samplers of their own, of the pinned version; teacher: the task's own traces, for sft",
     )
     max_rows: int = Field(256, ge=1, description="rollouts generated side by side")
     cache_gb: float = Field(8.0, gt=0)
@@ -295,7 +292,7 @@ class ValidationSettings(Table):
 
     every: int = Field(0, ge=0, description="steps between validations; 0 for none")
     problems: int = Field(64, ge=1)
-    samples: int = Field(2, ge=1)
+    samples: int = Field(2, ge=0, description="0, where traces are learnt: their loss alone is measured")
     temperature: float = Field(1.0, ge=0)
     window: Window = Field("training", description="response tokens; training follows the window in force")
     sets: tuple[ValidationSet, ...] = Field((), description="their blend takes the place of the run's own problems alone")
@@ -345,55 +342,11 @@ class BudgetSettings(Table):
     """When the run ends: whichever comes first; by time and money before the step that would go beyond."""
 
     max_steps: int = Field(100, ge=1)
+    max_epochs: float = Field(
+        0.0, ge=0, description="fine-tuning: passes over the training problems, in place of max_steps; 0 for no limit"
+    )
     max_generated_tokens: int = Field(0, ge=0, description="generated while training; 0 for no limit")
     max_hours: float = Field(0.0, ge=0, description="of steps, validations included; 0 for no limit")
     max_gpu_hours: float = Field(0.0, ge=0, description="the same times the learner ranks and samplers; 0 for no limit")
     max_cost: float = Field(0.0, ge=0, description="gpu_hours times price; 0 for no limit")
     price: float = Field(0.0, ge=0, description="of an hour of one process; needed by max_cost")
-
-
-CHANGEABLE = ("rollout", "selection", "advantage", "loss", "reference", "learner", "validation", "domain", "shape")
-
-
-class Rule(Table):
-    """What is done when a trigger fires, in any stage: `when` names the trigger (longthink/control).
-
-    next: the next stage. reset: a hard reset of reference and optimizer. rollback: back to the best validated checkpoint of
-    the stage, its optimizer included. set: nothing but the changes. pause: stop after this step; `--resume` goes on. stop:
-    end the run.
-    """
-
-    when: dict[str, Any]
-    do: Literal["next", "reset", "rollback", "set", "pause", "stop"]
-    set: dict[str, dict[str, Any]] = Field({}, description="keys that change with it, by table: { loss = { kl = 0.01 } }")
-    scale: dict[str, dict[str, float]] = Field({}, description="numbers that are multiplied: { learner = { lr = 0.5 } }")
-    times: int = Field(1, ge=1, description="at most so often in a run")
-    cooldown: int = Field(0, ge=0, description="steps before it may act again, beside the history the trigger needs")
-
-
-class Stage(Table):
-    """One stage: what changes when it begins, as `rollout.window = 128` in its table, and what ends it.
-
-    What a stage does not name it inherits from the one before. `until` names the trigger (longthink/control); a stage
-    without one lasts to the end of the budget.
-    """
-
-    name: str = ""
-    rollout: dict[str, Any] = Field({}, description="keys of [rollout] that change; a cycle counts from the stage's first step")
-    selection: dict[str, Any] = Field({}, description="keys of [selection] that change")
-    advantage: dict[str, Any] = Field({}, description="keys of [advantage] that change")
-    loss: dict[str, Any] = Field({}, description="keys of [loss] that change")
-    reference: dict[str, Any] = Field({}, description="keys of [reference] that change")
-    learner: dict[str, Any] = Field({}, description="keys of [learner] that change")
-    validation: dict[str, Any] = Field({}, description="keys of [validation] that change")
-    domain: dict[str, dict[str, Any]] = Field({}, description="by a domain's name, its new weight: { code = { weight = 0.5 } }")
-    shape: tuple[dict[str, Any], ...] | None = Field(None, description="new parts of the reward, in place of all there were")
-    max_steps: int = Field(0, ge=0, description="end the stage after so many steps anyway; 0 for no limit")
-    until: dict[str, Any] | None = None
-    begin_from: Literal["best", "last"] = "best"
-    reset: Literal["nothing", "reference", "hard"] = Field("nothing", description="hard: the reference and the optimizer")
-
-    @property
-    def changes(self) -> dict[str, Any]:
-        """The keys that change, by table."""
-        return {name: value for name in CHANGEABLE if (value := getattr(self, name)) or (name == "shape" and value is not None)}

@@ -29,6 +29,7 @@ from longthink.reward_client import open_pool
 from longthink.rewards.base import Reward
 from longthink.run import Run
 from longthink.settings import Settings, fold
+from longthink.sft import by_epochs
 from longthink.shape import Parts, pin_files
 from longthink.stages import Triggers, changes_nothing, decision
 from longthink.start import SAMPLES, begin_where
@@ -50,7 +51,7 @@ def train(recipe: Recipe, folder: Path, *, resume: bool = False, parent: Parent 
 
     Raises: a LongthinkError before any work where possible; what was written stays usable.
     """
-    recipe = pin_files(resolve(recipe) if not resume else recipe)
+    recipe = recipe if resume else by_epochs(pin_files(resolve(recipe)))
     lost: list[WorkerLost] = []  # since the newest checkpoint
     saved = -1
     while True:

@@ -3,11 +3,17 @@
 import math
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from longthink import checkpoint
 from longthink.clusters.cluster import Cluster
 from longthink.collect import Grading, Journal, rollout_rows
+from longthink.data import prompt_ids
+from longthink.engines.teacher import TeacherEngine, trace_calls
+from longthink.errors import TaskError
 from longthink.evaluate import Evaluation, evaluate
 from longthink.folder import Tokenizer
 from longthink.part import load_part
@@ -17,9 +23,9 @@ from longthink.rewards.base import Reward
 from longthink.rewards.pool import Grader
 from longthink.rng import derive_seed
 from longthink.run import Run
-from longthink.tables import RolloutSettings, ValidationSet, ValidationSettings
+from longthink.tables import LossSettings, RolloutSettings, ValidationSet, ValidationSettings
 from longthink.tasks.base import Task
-from longthink.types import Sampling
+from longthink.types import Batch, Group, Request, RolloutId, Sampling, Verdict
 
 __all__ = ["Source", "Validator", "blend", "sources"]
 
@@ -121,17 +127,40 @@ class Validator:
     def validate(self, step: int, settings: ValidationSettings, window: int) -> dict[str, Any]:
         """The validation metrics of a step whose training window is `window`; its rollouts are journalled."""
         measured = []
+        row: dict[str, Any] = {}
         with Clock(self.progress, "validation") as clock:
-            for made in settings.blend:
+            if self.run.recipe.engine.kind == "teacher":
+                row |= {"validation/loss": self.trace_loss(settings.problems, window)}
+            for made in settings.blend if settings.samples else ():
                 use = f"validation.{made.name}" if made.name else "validation"
                 if self.cluster.calls is not None:
                     self.cluster.calls.open(self.run.calls(step, use))
                 found = self._score(made, settings, window, journal=self.run.journal(step, use))
                 self.run.write_rollouts(step, rollout_rows(found.scored, step), use)
                 measured.append((made, found))
-            row = blend(measured)
+            row |= blend(measured) if measured else {}
+        if not measured:
+            return row | {"time/validation_s": clock.seconds}
         taken = {"validation/window": settings.at(window), "validation/key": settings.key(window)}
         return row | taken | {"time/validation_s": clock.seconds}
+
+    def trace_loss(self, problems: int, window: int) -> float:
+        """Minus the mean log-prob, in nats, of the learnt tokens of that many validation traces of each domain."""
+        recipe, tasks = self.run.recipe, self.own.tasks
+        teacher = TeacherEngine(tasks, self.tokenizer, trace_calls(recipe))
+        for place, (domain, task) in enumerate(tasks.items()):
+            for index in range(min(problems, task.size("validation") or problems)):
+                problem = replace(task.problem("validation", index), domain=domain)
+                ids = prompt_ids(self.tokenizer, problem, self.limits)
+                if ids is not None:
+                    teacher.submit(Request(RolloutId(place, index), problem, ids, window, Sampling(), 0))
+        groups = [Group(r.problem, (r,), (Verdict(0.0, "ok"),), (0.0,)) for r in teacher.finished()]
+        if not groups:
+            raise TaskError("the validation split has no prompt that fits rollout.max_prompt_tokens")
+        batch = Batch.of(groups)
+        found = self.cluster.logprobs(batch, LossSettings(kind="nll", old_logprobs="learner"), recipe.rollout.temperature)
+        assert found.old_logprobs is not None
+        return float(-found.old_logprobs[batch.loss_mask].mean(dtype=np.float64))
 
     def _score(
         self,

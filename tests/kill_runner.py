@@ -118,7 +118,21 @@ RULES: dict[str, Any] = {
         {"when": OFTEN, "do": "next", "set": {"learner": {"lr": 1e-3}}},
     ],
 }
-RECIPES = {"rules": RULES, "stages": RECIPE, "schedules": SCHEDULES, "still": STILL, "sharded": SCHEDULES}
+# Calls of a tool inside rollouts: values, names that blocks share, exceptions, crashes and endless loops.
+TOOLS: dict[str, Any] = {
+    **{k: SCHEDULES[k] for k in ("seed", "workers", "checkpoint")},
+    "name": "tools",
+    "task": {"kind": "file", "train": "few.jsonl", "validation": "few.jsonl"},
+    "reward": {"kind": "countdown", "think": "template"},
+    "tool": {"format": "tags", "calls": 3, "call_s": 0.5, "patience_s": 0.3, "memory_mb": 512},
+    "shape": [{"kind": "accuracy"}, {"kind": "calls", "used": 0.2, "failed": -0.1}],
+    "rollout": {"prompts": 4, "group_size": 4, "window": 48},
+    "loss": {"kl": 0.01},
+    "learner": {"lr": 1e-3, "minibatch_prompts": 2},
+    "validation": {"every": 2, "problems": 2, "samples": 4},
+    "budget": {"max_steps": 3},
+}
+RECIPES = {"tools": TOOLS, "rules": RULES, "stages": RECIPE, "schedules": SCHEDULES, "still": STILL, "sharded": SCHEDULES}
 
 
 def recipe(model: str, variant: str) -> Recipe:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["outcomes", "random_qwen2", "scored_group", "stopped_after_one", "warm_model"]
+__all__ = ["PROGRAMS", "outcomes", "random_qwen2", "scored_group", "stopped_after_one", "tool_model", "warm_model"]
 
 # DeepSeek's own tokens: \uff5c is the full-width vertical bar, \u2581 the low block that stands for a space.
 BOS, EOS = "<\uff5cbegin\u2581of\u2581sentence\uff5c>", "<\uff5cend\u2581of\u2581sentence\uff5c>"
@@ -141,6 +141,76 @@ def warm_model(root: Path) -> Path:
         "checkpoint": {"every": 50},
     }
     return train(parse_recipe(table, "warm"), root / "run").last_checkpoint
+
+
+# What a rollout may run, each one word of a tokenizer: values, names, exceptions, floods, hangs, deaths, attempts to get out.
+PROGRAMS = {
+    "plain": ["6*7", "x=7", "print(x)", "1/0", "__import__('random').random()"],
+    "hostile": [
+        "exec('while(1):pass')",
+        "__import__('os')._exit(3)",
+        "__import__('os').kill(__import__('os').getpid(),9)",
+        "[0]*10**11",
+        "print('z'*10**7)",
+        "open('/etc/passwd').read()",
+        "__import__('os').fork()",
+        "__import__('socket').socket()",
+    ],
+}
+
+
+def tool_model(root: Path) -> Path:
+    """A tiny model's checkpoint that calls the interpreter with one of PROGRAMS, once or twice, then answers at random.
+
+    `few.jsonl` beside it has its problems, `cold.jsonl` the responses it was fine-tuned on.
+    """
+    import json
+    import random
+
+    from longthink.cli import main
+    from longthink.folder import tiny_folder
+
+    template = "{{ bos_token }} {% for m in messages %}{{ m['content'] }} {% endfor %}<think>"
+    programs = [*PROGRAMS["plain"] * 3, *PROGRAMS["hostile"]]
+    words = [
+        *dict.fromkeys(programs),
+        "<code>",
+        "</code>",
+        "<output>",
+        "</output>",
+        "2",
+        "3",
+        "5",
+        "6",
+        "+",
+        "*",
+        "->",
+        "42",
+        "7",
+    ]
+    tiny_folder(root / "model", words, seed=0, template=template, hidden_size=32, num_hidden_layers=2, intermediate_size=64)
+    draw, rows = random.Random(0), []
+    for _ in range(400):
+        calls = [f"<code> {draw.choice(programs)} </code><output> 42 </output>" for _ in range(draw.choice((1, 1, 2)))]
+        rows.append({"prompt": f"2 3 -> {draw.choice('56')}", "response": f"{' '.join(calls)} </think> 2 {draw.choice('+*')} 3"})
+    (root / "cold.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (root / "sft.toml").write_text(f"""
+name = "tool_model"
+workers = 1
+model = {{ path = "{root}/model", dtype = "float32" }}
+cluster = {{ learners = 1, threads = 1 }}
+task = {{ kind = "file", train = "{root}/cold.jsonl", validation = "{root}/cold.jsonl" }}
+tool = {{ format = "tags" }}
+rollout = {{ prompts = 40, window = 60 }}
+learner = {{ lr = 5e-3, minibatch_prompts = 10, schedule = "cosine" }}
+validation = {{ every = 10, problems = 20 }}
+budget = {{ max_epochs = 2 }}
+""")
+    assert main(["sft", str(root / "sft.toml"), "--out", str(root / "run")]) == 0
+    checkpoint = max((root / "run" / "checkpoints").iterdir())
+    few = [{"prompt": f"2 3 -> {t}", "answer": {"numbers": [2, 3], "target": t}} for t in (5, 6)]
+    (checkpoint / "few.jsonl").write_text("".join(json.dumps(row) + "\n" for row in few))
+    return checkpoint
 
 
 def stopped_after_one(recipe: Any, folder: Path) -> Any:

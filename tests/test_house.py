@@ -72,7 +72,7 @@ def test_recipes_validate(path: Path) -> None:
 def logged_keys() -> set[str]:
     """Every literal metric key in the package: strings such as reward/mean, and those built from a status."""
     key = re.compile(
-        r"(?:sync|async|reward|probe|group|select|pool|domain|length|verdict|policy|loss|learner|mismatch|validation|time|tokens|data)/[a-z0-9_/]+$"
+        r"(?:sync|async|reward|probe|group|select|pool|domain|length|verdict|policy|loss|learner|mismatch|validation|time|tokens|data|tool)/[a-z0-9_/]+$"
     )
     strings = {
         n.value for tree in TREES.values() for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from longthink import tables
+from longthink import staging, tables
 from longthink.recipe import parse_recipe
 from longthink.rewards.base import Reward
 from longthink.shape import Parts
 from longthink.shaping.base import Shape
+from longthink.tools.settings import ToolSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "docs" / "papers.md").read_text()
@@ -45,7 +46,9 @@ def test_files_named_without_a_function_exist() -> None:
 
 
 def test_options_are_fields_of_a_recipe() -> None:
-    fields = {f for name in tables.__all__ if not name.isupper() for f in getattr(tables, name).model_fields}
+    both = ((module, name) for module in (tables, staging) for name in module.__all__ if not name.isupper())
+    fields = {f for module, name in both for f in getattr(module, name).model_fields}
+    fields |= set(ToolSettings.model_fields)
     fields |= {f for kind in Shape.kinds() for f in Shape.find(kind).model_fields}
     fields |= {f for kind in Reward.kinds() for f in Reward.find(kind).model_fields}
     fields |= {"gate", "weight", "name", "kind"}

@@ -9,6 +9,7 @@ A sampler that is lost is replaced, given the weights of the day and asked again
 the learner is lost: that ends the cluster, and the run goes on from its last checkpoint (train.py).
 """
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -57,7 +58,7 @@ class Cluster:
         self.tries, self.gap, self.resyncs, self.digests = asked.resyncs, 0.0, 0, dict[str, int]()
         self._version, self._posted, self._holding = -1, None, False
         self.restarts = asked.restarts
-        self.calls = Calls(recipe.tool, self.tokenizer, recipe.workers) if recipe.tool and recipe.tool.run else None
+        self.calls = Calls(recipe.tool, self.tokenizer) if recipe.tool and recipe.tool.run else None
         self.ranks: list[Place] = []
         self.samplers: list[Place] = []
         self.placement = _placed(recipe)
@@ -370,7 +371,7 @@ class Cluster:
             return True
         if late:
             owed = any(other.due for other in (*self.ranks, *self.samplers))
-            if len(self.calls.ready(use, ids, 0.0 if owed else 1.0)) < len(ids):
+            if len(self.calls.ready(use, ids, 0.0 if owed else math.inf)) < len(ids):
                 return False
         else:
             ended = self.calls.ready(use, [id for id in ids if not self.calls.was_late(use, id)])

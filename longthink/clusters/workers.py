@@ -25,7 +25,7 @@ from longthink.canary import digest, probe_request
 from longthink.clusters.weights import Weights
 from longthink.engines.base import Engine
 from longthink.engines.embedded import EmbeddedEngine
-from longthink.engines.teacher import TeacherEngine
+from longthink.engines.teacher import TeacherEngine, trace_calls
 from longthink.errors import LongthinkError
 from longthink.folder import ModelFolder, read_weights
 from longthink.learners.adapter import plain
@@ -37,7 +37,7 @@ from longthink.part import load_part
 from longthink.recipe import Recipe
 from longthink.tables import LearnerSettings, LossSettings
 from longthink.tasks.base import Task
-from longthink.tools.formats import FORMATS, Watch
+from longthink.tools.formats import Watch
 from longthink.types import Batch, Floats, Group, Ints, Request, Rollout, RolloutId, Verdict
 
 if TYPE_CHECKING:
@@ -318,8 +318,8 @@ def _engines(recipe: Recipe, folder: ModelFolder, dtype: torch.dtype, device: st
         sampler = EmbeddedEngine(**common, device=device, max_rows=most, cache_gb=room)
     if recipe.engine.kind != "teacher":
         return sampler, sampler
-    calls = FORMATS[recipe.tool.format] if recipe.tool and not recipe.tool.learn_output else None
-    return sampler, TeacherEngine({d.name: load_part(Task, d.task) for d in recipe.domains}, folder.tokenizer, calls)
+    tasks = {d.name: load_part(Task, d.task) for d in recipe.domains}
+    return sampler, TeacherEngine(tasks, folder.tokenizer, trace_calls(recipe))
 
 
 def serve(connection: Connection, make: Make, patience_s: float) -> None:

@@ -10,11 +10,12 @@ from longthink.engines.embedded import EmbeddedEngine
 from longthink.errors import EngineError
 from longthink.folder import Tokenizer
 from longthink.model import Decoder
+from longthink.recipe import Recipe
 from longthink.tasks.base import Task
-from longthink.tools.formats import CallFormat, Piece, pieces
+from longthink.tools.formats import FORMATS, CallFormat, Piece, pieces
 from longthink.types import Request, Rollout, RolloutId, Segment
 
-__all__ = ["TeacherEngine"]
+__all__ = ["TeacherEngine", "trace_calls"]
 
 
 class TeacherEngine:
@@ -60,6 +61,11 @@ class TeacherEngine:
             room -= len(kept[-1].token_ids)
         whole = sum(len(s.token_ids) for s in segments) <= request.max_tokens
         return [EmbeddedEngine.ended(request, "stop" if whole else "length", tuple(s for s in kept if len(s.token_ids)))]
+
+
+def trace_calls(recipe: Recipe) -> CallFormat | None:
+    """How the recipe's traces write calls of the tool, whose output is not to be learnt; None where all of a trace is."""
+    return FORMATS[recipe.tool.format] if recipe.tool and not recipe.tool.learn_output else None
 
 
 def _merged(segments: Sequence[Segment]) -> list[Segment]:

@@ -15,6 +15,7 @@ import json
 import os
 import random
 import sys
+import textwrap
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -155,7 +156,7 @@ def run_session(payload: int, ending: int) -> int:
 
 def run_block(source: str, names: dict[str, Any]) -> Any:
     """Run a block; the value of its last line where that is an expression."""
-    tree = ast.parse(source.strip("\n"), "block.py")
+    tree = ast.parse(textwrap.dedent(source.strip("\n")), "block.py")
     final = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
     exec(compile(tree, "block.py", "exec"), names)
     return eval(compile(ast.Expression(final.value), "block.py", "eval"), names) if final is not None else None  # type: ignore[attr-defined]

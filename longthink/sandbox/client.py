@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, Self
 
 from longthink.errors import SandboxError
 
-__all__ = ["Outcome", "Sandbox"]
+__all__ = ["Outcome", "Sandbox", "Session"]
 
 ROOT = str(Path(__file__).resolve().parents[2])
 BOOT = f"import sys; sys.path.insert(0, {ROOT!r}); from longthink.sandbox import zygote; zygote.main()"
@@ -52,7 +52,7 @@ class _Output:
 
 
 class Sandbox:
-    """One zygote and the programs it forks, one job at a time; started at first need, again when it is lost.
+    """One zygote and the programs it forks; started at first need, again when it is lost.
 
     Every child has no network, starts no process, reads Python's library and nothing else, and writes to a bounded
     folder in memory or nowhere, as far as `level` says. It cannot be asked to keep its own result honest: print it.
@@ -66,6 +66,8 @@ class Sandbox:
         self.facts: dict[str, Any] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._number = 0
+        self._jobs: list[_Job] = []
+        self._selector = selectors.DefaultSelector()
 
     def __enter__(self) -> Self:
         return self
@@ -76,6 +78,10 @@ class Sandbox:
     def close(self) -> None:
         """End the zygote and every child with it."""
         if self._process is not None:
+            for job in list(self._jobs):
+                self._leave(job, "the sandbox was closed")
+            with contextlib.suppress(KeyError, ValueError):
+                self._selector.unregister(self._control)
             self._end()
             self._process = None
 
@@ -112,6 +118,7 @@ class Sandbox:
                 f"this machine isolates programs to level {self.facts['ready']!r} only, {self.lowest!r} is asked for "
                 f"({json.dumps(self.facts['failures'])}); set reward.sandbox to a lower level if you trust what will run"
             )
+        self._selector.register(self._control, selectors.EVENT_READ)
 
     def _message(self, deadline: float) -> dict[str, Any] | None:
         """The zygote's next message; None when it does not come in time or the zygote is gone."""
@@ -129,9 +136,8 @@ class Sandbox:
         with _Descriptors() as opened:
             out, err = opened.output(max_output), opened.output(MAX_ERROR)
             child = self._fork("program", [opened.text(stdin), out.writing, err.writing, opened.payload(source)])
-            opened.close_writing()
-            ends, late = self._follow([child], child, [out, err], deadline_s)
-        return Outcome(_status(ends[child], late, out.over, err), bytes(out.data), _last_line(err))
+            job = self._follow(_Job([child], child, [out, err], deadline_s), opened)
+        return Outcome(_status(job.ends[child], job.late, out.over, err), bytes(out.data), _last_line(err))
 
     def run_many(self, source: str, inputs: list[str], *, deadline_s: float, max_output: int = 8 << 20) -> list[Outcome]:
         """Run a program on one input after another in a single child, as far as it gets.
@@ -141,9 +147,8 @@ class Sandbox:
         with _Descriptors() as opened:
             results, err = opened.output(MAX_RESULTS), opened.output(MAX_ERROR)
             payload = opened.text(json.dumps({"source": source, "inputs": inputs, "most": max_output}))
-            self._fork("scripts", [opened.text(""), opened.text(""), err.writing, payload, results.writing])
-            opened.close_writing()
-            self._follow([self._number], self._number, [results, err], deadline_s)
+            child = self._fork("scripts", [opened.text(""), opened.text(""), err.writing, payload, results.writing])
+            self._follow(_Job([child], child, [results, err], deadline_s), opened)
         outcomes = []
         for line in results.data.splitlines()[: len(inputs)]:
             try:
@@ -156,25 +161,19 @@ class Sandbox:
             outcomes.append(outcome)
         return outcomes
 
-    def session(
-        self, blocks: list[str], *, seed: int, deadline_s: float, max_output: int = 1 << 16
-    ) -> tuple[Outcome, str | None]:
-        """Run blocks one after another with the same names in one child: what the last one prints, and its last line's value.
+    def session(self, blocks: list[str], *, seed: int, deadline_s: float, max_output: int = 1 << 16) -> "Session":
+        """Begin to run blocks one after another with the same names in a child; `wait` until it is over.
 
-        `random` begins with the seed. Where the last block does not come to its end (`os._exit`, a signal) the status is crash.
+        `random` begins with the seed; only the last block is heard.
         """
-        with _Descriptors() as opened:
-            out, err, ending = opened.output(max_output), opened.output(MAX_ERROR), opened.output(MAX_ERROR)
-            payload = opened.text(json.dumps({"blocks": blocks, "seed": seed}))
-            child = self._fork("session", [opened.text(""), out.writing, err.writing, payload, ending.writing])
-            opened.close_writing()
-            ends, late = self._follow([child], child, [out, err, ending], deadline_s)
-        status = _status(ends[child], late, out.over, err)
-        try:
-            value = json.loads(ending.data)["value"]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            status, value = "crash" if status in ("ok", "error") else status, None
-        return Outcome(status, bytes(out.data), _last_line(err)), value if isinstance(value, str) else None
+        opened = _Descriptors()
+        out, err, ending = opened.output(max_output), opened.output(MAX_ERROR), opened.output(MAX_ERROR)
+        payload = opened.text(json.dumps({"blocks": blocks, "seed": seed}))
+        child = self._fork("session", [opened.text(""), out.writing, err.writing, payload, ending.writing])
+        opened.close_writing()
+        job = _Job([child], child, [out, err, ending], deadline_s)
+        self._begin(job)
+        return Session(job, opened)
 
     def test(self, source: str, tests: str, *, deadline_s: float, entry: str = "") -> Outcome:
         """Run tests in one child against a program in another; stdout is a `.` or `F` for each assertion, `$` when all ran.
@@ -186,9 +185,8 @@ class Sandbox:
             nothing, (here, there) = opened.text(""), opened.pair()
             program = self._fork("serve", [nothing, opened.null(), err.writing, opened.payload(source), here])
             tester = self._fork("test", [nothing, marks.writing, wrong.writing, opened.payload(tests, entry), there])
-            opened.close_writing()
-            ends, late = self._follow([program, tester], tester, [marks, err, wrong], deadline_s)
-        status = "ok" if ends[program] is None and not late else _status(ends[program], late, marks.over, err)
+            job = self._follow(_Job([program, tester], tester, [marks, err, wrong], deadline_s), opened)
+        status = "ok" if job.ends[program] is None and not job.late else _status(job.ends[program], job.late, marks.over, err)
         return Outcome(status, bytes(marks.data), _last_line(err) or _last_line(wrong))
 
     def _fork(self, mode: str, descriptors: list[int]) -> int:
@@ -201,45 +199,123 @@ class Sandbox:
             raise SandboxError(f"the sandbox was lost: {error}") from error
         return self._number
 
-    def _follow(
-        self, children: list[int], last: int, outputs: list[_Output], deadline_s: float
-    ) -> tuple[dict[int, int | None], bool]:
-        """Read outputs until child `last` has ended, then end the others; their exit statuses, None for those we ended.
+    def _begin(self, job: "_Job") -> None:
+        self._jobs.append(job)
+        for output in job.outputs:
+            self._selector.register(output.reading, selectors.EVENT_READ, output)
 
-        The second value says that time was up or a limit on output was passed, and `last` was killed for it.
+    def _follow(self, job: "_Job", opened: "_Descriptors") -> "_Job":
+        """Read a job's outputs until it is over."""
+        opened.close_writing()
+        self._begin(job)
+        while not job.over:
+            self.wait(START_S)
+        if job.lost:
+            raise SandboxError(job.lost)
+        return job
+
+    def wait(self, timeout_s: float) -> None:
+        """Move jobs on, waiting at most so long for something to happen; a child that is late or writes too much is killed."""
+        now = time.monotonic()
+        for job in list(self._jobs):
+            self._judge(job, now)
+        due = min((job.deadline for job in self._jobs), default=now) - now
+        for event, _ in self._selector.select(max(0.0, min(due, timeout_s))) if self._jobs else ():
+            if self._selector.get_map().get(event.fd) is not event:
+                continue  # of a job that has just ended
+            if event.data is not None:
+                if not event.data.read():
+                    self._selector.unregister(event.fd)
+            elif (message := self._message(time.monotonic() + 1.0)) is None:
+                self._lose("the sandbox was lost while a program ran")
+                return
+            else:
+                self._ended(message["end"], message["status"])
+
+    def _judge(self, job: "_Job", now: float) -> None:
+        """End what has to be ended: the children of a job that is late, writes too much, or whose last child has ended."""
+        if not job.ours and (now > job.deadline or job.last in job.ends or any(o.over for o in job.outputs)):
+            job.late, job.deadline = now > job.deadline and job.last not in job.ends, now + KILL_S
+            job.ours = set(job.children) - set(job.ends)
+            for child in job.ours:
+                with contextlib.suppress(OSError):  # its end says the rest
+                    self._control.send(json.dumps({"kill": child}).encode())
+        elif job.ours and now > job.deadline:
+            self._lose("a killed program did not end")
+
+    def _ended(self, number: int, status: int) -> None:
+        job = next(job for job in self._jobs if number in job.children)
+        job.ends[number] = None if number in job.ours and status == -signal.SIGKILL else status
+        if len(job.ends) < len(job.children):
+            self._judge(job, time.monotonic())
+            return
+        for output in job.outputs:  # what was written before the end
+            while output.reading in self._selector.get_map() and not output.over and output.read():
+                pass
+        self._leave(job)
+
+    def _leave(self, job: "_Job", lost: str = "") -> None:
+        for output in job.outputs:
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(output.reading)
+        job.over, job.lost, job.ended = True, lost, time.monotonic()
+        self._jobs.remove(job)
+
+    def _lose(self, why: str) -> None:
+        """Nothing more comes of what runs; the next job starts another zygote."""
+        for job in list(self._jobs):
+            self._leave(job, why)
+        self.close()
+
+
+class _Job:
+    """Children that run together until `last` has ended, and what they write.
+
+    `ends` are their exit statuses, None for those that were killed here (`ours`); `late` says that time was up before `last` had
+    ended. `lost` says why nothing is known, where the sandbox was lost.
+    """
+
+    def __init__(self, children: list[int], last: int, outputs: list[_Output], deadline_s: float) -> None:
+        self.children, self.last, self.outputs = children, last, outputs
+        self.began = self.ended = time.monotonic()
+        self.deadline = self.began + deadline_s
+        self.ends: dict[int, int | None] = {}
+        self.ours: set[int] = set()
+        self.late = self.over = False
+        self.lost = ""
+
+
+class Session:
+    """Blocks that run, or have run."""
+
+    def __init__(self, job: _Job, opened: "_Descriptors") -> None:
+        self._job, self._opened = job, opened
+
+    @property
+    def over(self) -> bool:
+        return self._job.over
+
+    @property
+    def seconds(self) -> float:
+        """How long it has run."""
+        return (self._job.ended if self._job.over else time.monotonic()) - self._job.began
+
+    def result(self) -> tuple[Outcome, str | None]:
+        """What the last block printed, and its last line's value; once it is over, and once.
+
+        Where the block did not come to its end (`os._exit`, a signal) the status is crash. Raises: SandboxError where the
+        sandbox was lost.
         """
-        ends: dict[int, int | None] = {}
-        ours: set[int] = set()
-        deadline, late = time.monotonic() + deadline_s, False
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._control, selectors.EVENT_READ)
-            for output in outputs:
-                selector.register(output.reading, selectors.EVENT_READ, output)
-            while len(ends) < len(children):
-                now = time.monotonic()
-                if not ours and (now > deadline or last in ends or any(o.over for o in outputs)):
-                    late, deadline = now > deadline and last not in ends, now + KILL_S
-                    ours = set(children) - set(ends)
-                    for child in ours:
-                        self._control.send(json.dumps({"kill": child}).encode())
-                elif ours and now > deadline:
-                    self.close()
-                    raise SandboxError("a killed program did not end")
-                for event, _ in selector.select(max(0.0, deadline - now)):
-                    if event.data is not None:
-                        if not event.data.read():
-                            selector.unregister(event.fd)
-                        continue
-                    message = self._message(time.monotonic() + 1.0)
-                    if message is None:
-                        self.close()
-                        raise SandboxError("the sandbox was lost while a program ran")
-                    number, status = message["end"], message["status"]
-                    ends[number] = None if number in ours and status == -signal.SIGKILL else status
-            for output in outputs:  # what was written before the end
-                while output.reading in selector.get_map() and not output.over and output.read():
-                    pass
-        return ends, late
+        self._opened.__exit__()
+        if self._job.lost:
+            raise SandboxError(self._job.lost)
+        out, err, ending = self._job.outputs
+        status = _status(self._job.ends[self._job.last], self._job.late, out.over, err)
+        try:
+            value = json.loads(ending.data)["value"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            status, value = "crash" if status in ("ok", "error") else status, None
+        return Outcome(status, bytes(out.data), _last_line(err)), value if isinstance(value, str) else None
 
 
 def _end(zygote: subprocess.Popen[bytes], control: socket.socket) -> None:

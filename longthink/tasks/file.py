@@ -11,25 +11,38 @@ from pydantic import Field, model_validator
 
 from longthink.errors import TaskError
 from longthink.prompts import PROMPTS, dress
-from longthink.reading import FORMATS, GOLD_COLUMNS, MISSING, PROMPT_COLUMNS, Broken, clean_gold, lookup, read_rows
+from longthink.reading import (
+    FORMATS,
+    GOLD_COLUMNS,
+    MISSING,
+    PROMPT_COLUMNS,
+    RESPONSE_COLUMNS,
+    Broken,
+    clean_gold,
+    lookup,
+    read_rows,
+)
 from longthink.recipe import nearest
 from longthink.rng import rng
 from longthink.tasks.base import Task
+from longthink.tools.formats import Piece
 from longthink.types import Ints, Problem
 
 __all__ = ["File"]
 
 SPLITS = ("train", "validation", "test")
+SHAREGPT = {"human": "user", "gpt": "assistant"}  # what that format calls roles
 MAX_FILES = 256  # kept in memory: the domains of a mixture are walked in turn
 
 
 class Row(NamedTuple):
-    """One row of a file, checked: its number in the file, chat messages, the gold answer and the columns kept."""
+    """One row of a file, checked: its number in the file, chat messages, the gold answer, the columns kept, the response."""
 
     number: int
     messages: tuple[dict[str, str], ...]
     gold: Any
     kept: dict[str, Any]
+    response: tuple[Piece, ...]
 
 
 class File(Task):
@@ -39,6 +52,9 @@ class File(Task):
     of alternatives (a JSON list of strings inside a string counts as one) or a table for verifiers that take
     one; `#### 18` at the end of a text gives `18`. One column serves a whole file: the named one, else the
     first usual name that holds a value in some row.
+
+    A response to fine-tune on is text, a list of parts with `text` and `learn` of which only those with `learn` are learnt, or
+    the assistant's message at the end of a prompt that is a conversation.
 
     Train walks a fresh permutation each epoch unless `shuffle` is off; validation and test keep file order
     and wrap around. Rows count from 0 in ids, in meta["row"] and in messages.
@@ -56,9 +72,12 @@ class File(Task):
     shuffle: bool = True
     seed: int = 0
     limit: int = Field(0, ge=0, description="use only the first rows of each file; 0 for all")
-    empty_golds: Literal["error", "drop"] = Field("error", description="what to do with a row whose gold is empty")
+    empty_golds: Literal["error", "drop", "keep"] = Field(
+        "error", description="what to do with a row without a gold; keep is for fine-tuning"
+    )
     prompt_column: str = Field("", description="dotted for a nested column; empty looks for the usual names")
     gold_column: str = Field("", description="dotted for a nested column; empty looks for the usual names")
+    response_column: str = Field("", description="what to fine-tune on; dotted for a nested column; empty looks for usual names")
     gold_fields: dict[str, str] = Field({}, description="a gold that is a table: its fields and the columns they are taken from")
     template: str = Field("", description="the prompt as a text with {column} in it, in place of a prompt column")
     choices: tuple[str, ...] = Field(
@@ -86,9 +105,19 @@ class File(Task):
         epoch, place = divmod(index, len(rows))
         if self.shuffle and split == "train":
             place = int(_order(self.seed, len(rows), epoch)[place])
-        number, messages, gold, kept = rows[place]
-        stem = Path(getattr(self, split).removesuffix(".gz")).stem
-        return Problem(id=f"{stem}:{number}", prompt=self._prompt(messages), gold=gold, meta={"row": number} | kept)
+        number, messages, gold, kept, response = rows[place]
+        stem, meta = Path(getattr(self, split).removesuffix(".gz")).stem, {"row": number} | kept
+        meta |= {"response": response} if response else {}
+        return Problem(id=f"{stem}:{number}", prompt=self._prompt(messages), gold=gold, meta=meta)
+
+    def trace(self, problem: Problem, draw: int) -> str | Sequence[Piece]:
+        response: tuple[Piece, ...] = problem.meta.get("response", ())
+        if not response:
+            raise TaskError(
+                f"{problem.id} has no response to fine-tune on; expected a column {', '.join(RESPONSE_COLUMNS)} "
+                "(task.response_column names another), or a conversation that ends with the assistant"
+            )
+        return response[0].text if len(response) == 1 and response[0].source == "policy" else response
 
     def _rows(self, split: str) -> tuple[Row, ...]:
         if split not in SPLITS:
@@ -148,15 +177,20 @@ def _load(path: Path, changed: int, asked: str) -> tuple[Row, ...]:
     elif how.gold_fields:
         columns = {field: _column(path, table, column, "gold") for field, column in how.gold_fields.items()}
         golds = [{field: values[i] for field, values in columns.items()} for i in range(len(table))]
+    elif how.empty_golds == "keep" and not how.gold_column and not any(has(table, name) for name in GOLD_COLUMNS):
+        golds = [None] * len(table)
     else:
         golds = [clean_gold(gold) for gold in _column(path, table, how.gold_column, "gold")]
     rows = []
+    responses = _responses(path, table, how)
     for number, (prompt, gold) in enumerate(zip(prompts, golds, strict=True)):
         where = f"{path}: row {number}"
         if gold is None and how.empty_golds == "drop":
             continue
         meta = {name: value for name in how.keep if (value := lookup(table[number], name)) is not MISSING}
-        rows.append(Row(number, _messages(where, prompt), _checked_gold(where, gold), meta))
+        messages, answer = _messages(where, prompt)
+        gold = gold if gold is None and how.empty_golds == "keep" else _checked_gold(where, gold)
+        rows.append(Row(number, messages, gold, meta, responses[number] or answer))
     if odd := [name for name in how.keep if not any(name in row.kept for row in rows)] if rows else []:
         raise TaskError(
             f"{path}: no row has the column {odd[0]!r} that is to be kept; the first has {', '.join(map(str, table[0]))}"
@@ -209,25 +243,61 @@ def _with_choices(path: Path, table: Sequence[Mapping[str, Any]], prompts: list[
     return texts, golds
 
 
-def _messages(where: str, prompt: Any) -> tuple[dict[str, str], ...]:
-    """Chat messages of a prompt column, role and content only."""
+def has(table: Sequence[Mapping[str, Any]], name: str) -> bool:
+    """Whether some row holds something under this name."""
+    return any(clean_gold(lookup(row, name)) is not None for row in table)
+
+
+def _responses(path: Path, table: Sequence[Mapping[str, Any]], how: File) -> list[tuple[Piece, ...]]:
+    """What is learnt of each row, where the file has it in a column of its own."""
+    names = (how.response_column,) if how.response_column else RESPONSE_COLUMNS
+    name = next((n for n in names if has(table, n)), "")
+    if not name and how.response_column:
+        raise TaskError(f"{path}: no row has a response in a column {how.response_column!r}; fix task.response_column")
+    found = [_response(lookup(row, name) if name else None) for row in table]
+    if how.response_column and None in found:
+        number = found.index(None)
+        value = _short(lookup(table[number], name))
+        raise TaskError(
+            f"{path}: row {number}: the response is {value}; expected text, or a list of parts with `text` and `learn`"
+        )
+    return [response or () for response in found]
+
+
+def _response(value: Any) -> tuple[Piece, ...] | None:
+    """A response as pieces; none for one that is empty, None for what is no response."""
+    match value:
+        case str():
+            return (Piece(value, "policy"),) if value else ()
+        case [{"role": "assistant", "content": str(text)}]:  # TRL's conversational form
+            return (Piece(text, "policy"),)
+        case list() if value and all(isinstance(p, Mapping) and isinstance(p.get("text"), str) for p in value):
+            return tuple(Piece(part["text"], "policy" if part.get("learn", True) else "prefix") for part in value)
+    return () if value is None or value is MISSING else None
+
+
+def _messages(where: str, prompt: Any) -> tuple[tuple[dict[str, str], ...], tuple[Piece, ...]]:
+    """Chat messages of a prompt column, role and content only, and what the assistant says at the end."""
     if isinstance(prompt, str) and prompt.strip():
-        return ({"role": "user", "content": prompt},)
+        return ({"role": "user", "content": prompt},), ()
     if not isinstance(prompt, list) or not prompt:
         raise TaskError(f"{where}: the prompt is {_short(prompt)}; expected text or a list of chat messages")
     messages: list[dict[str, str]] = []
     for message in prompt:
         match message:
-            case {"role": str(role), "content": str(content)}:
-                messages.append({"role": role, "content": content})
+            case {"role": str(role), "content": str(content)} | {"from": str(role), "value": str(content)}:
+                messages.append({"role": SHAREGPT.get(role, role), "content": content})
             case _:
                 raise TaskError(
                     f"{where}: the prompt holds {_short(message)}; expected messages with `role` and `content` as text"
                 )
-    if messages[-1]["role"] == "assistant" or not any(m["role"] == "user" for m in messages):
+    answer: tuple[Piece, ...] = ()
+    if messages[-1]["role"] == "assistant":
+        answer = (Piece(messages.pop()["content"], "policy"),)
+    if not any(m["role"] == "user" for m in messages) or messages[-1]["role"] == "assistant":
         roles = ", ".join(m["role"] for m in messages)
-        raise TaskError(f"{where}: the prompt's roles are {roles}; expected a user message, and none of the assistant at the end")
-    return tuple(messages)
+        raise TaskError(f"{where}: the prompt's roles are {roles or 'the assistant alone'}; expected a user message")
+    return tuple(messages), answer
 
 
 def _checked_gold(where: str, gold: Any) -> Any:

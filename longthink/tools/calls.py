@@ -1,6 +1,5 @@
 """Who runs what rollouts call: each call once, written down before its output is used, and the rollout as it goes on."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,23 +9,21 @@ import numpy as np
 
 from longthink import storage
 from longthink.folder import Tokenizer
-from longthink.rewards.interpreter import Interpreter
-from longthink.rewards.pool import RewardPool
 from longthink.tools.formats import FORMATS
+from longthink.tools.interpreter import Interpreter
 from longthink.tools.settings import ToolSettings
-from longthink.types import Call, Request, Rollout, RolloutId, Segment, Verdict
+from longthink.types import Call, Request, Rollout, RolloutId, Segment
 
 __all__ = ["Calls"]
 
-AGAIN = 2.0  # a block that ran so long may take so many times as long when it runs again
+TICK_S = 0.05  # between two looks at who is late
 
 
 class _Asked(NamedTuple):
-    """A call on its way: its job in the pool, or the line of the journal that has it."""
+    """A call on its way: its job, or the line of the journal that has it."""
 
     request: Request  # with what the rollout has so far
     text: str
-    code: str
     job: int
     known: dict[str, Any] | None
 
@@ -38,19 +35,16 @@ class Calls:
     depended on. The blocks of a rollout share their names: those before a block run again in front of it.
     """
 
-    def __init__(self, settings: ToolSettings, tokenizer: Tokenizer, workers: int) -> None:
+    def __init__(self, settings: ToolSettings, tokenizer: Tokenizer) -> None:
         self.settings, self.tokenizer, self.format = settings, tokenizer, FORMATS[settings.format]
-        limits = settings.model_dump(include={"call_s", "output_chars", "memory_mb", "sandbox"})
-        longest = (1 + AGAIN * settings.calls) * settings.call_s + 30.0
-        self.pool = RewardPool(Interpreter(**limits, deadline_s=longest), settings.workers or workers)
+        limits = settings.model_dump(include={"call_s", "output_chars", "memory_mb", "at_once"})
+        self.interpreter = Interpreter(**limits, lowest=settings.sandbox)
         self._asked: dict[tuple[bool, RolloutId], _Asked] = {}
-        self._found: dict[int, Verdict] = {}
         self._journal: Path | None = None
         self._known: dict[tuple[int, int, int], dict[str, Any]] = {}
-        self._jobs = 0
 
     def close(self) -> None:
-        self.pool.close()
+        self.interpreter.close()
 
     def open(self, journal: Path) -> None:
         """Write calls there from now on, and use those that are there."""
@@ -69,28 +63,22 @@ class Calls:
         assert code is not None, "an engine took something for a call that is none"
         known = self._known.get((*rollout.id, len(rollout.calls)))
         known = known if known is not None and known["code"] == code else None
-        self._jobs += 1
-        self._asked[use, rollout.id] = _Asked(replace(request, segments=rollout.segments), text, code, self._jobs, known)
-        if known is None:
-            earlier = [call for call in rollout.calls if call.status in ("ok", "error")]
-            again_s = sum(min(AGAIN * call.seconds + 0.1, self.settings.call_s) for call in earlier)
-            gold = {"earlier": [c.code for c in earlier], "seed": request.seed % (1 << 32), "again_s": again_s}
-            self.pool.submit(self._jobs, code, gold)
+        job = 0 if known else self.interpreter.begin(code, rollout.calls, request.seed % (1 << 32))
+        self._asked[use, rollout.id] = _Asked(replace(request, segments=rollout.segments), text, job, known)
 
     def forget(self, use: bool) -> None:
         """Drop what is on its way."""
-        self._asked = {key: asked for key, asked in self._asked.items() if key[0] is not use}
+        for key in [key for key in self._asked if key[0] is use]:
+            self.interpreter.drop(self._asked.pop(key).job)
 
-    def ready(self, use: bool, ids: Sequence[RolloutId], wait_s: float | None = None) -> list[RolloutId]:
-        """Those of them whose calls have ended, waiting for the rest so long at most, or as long as our patience is."""
-        until = time.monotonic() + (self.settings.patience_s if wait_s is None else wait_s)
-        while True:
-            self._found |= self.pool.poll(0.0)  # type: ignore[arg-type]
-            ended = [id for id in ids if self._asked[use, id].known or self._asked[use, id].job in self._found]
-            left = until - time.monotonic()
-            if len(ended) == len(ids) or left <= 0:
-                return ended
-            self._found |= self.pool.poll(left)  # type: ignore[arg-type]
+    def ready(self, use: bool, ids: Sequence[RolloutId], patience_s: float | None = None) -> list[RolloutId]:
+        """Those of them whose calls have ended, after waiting for all that have not run longer than our patience is."""
+        patience_s = self.settings.patience_s if patience_s is None else patience_s
+        jobs = {id: asked.job for id in ids if (asked := self._asked[use, id]).known is None}
+        self.interpreter.wait(0.0)
+        while any(not self.interpreter.done(j) and self.interpreter.seconds(j) < patience_s for j in jobs.values()):
+            self.interpreter.wait(TICK_S)
+        return [id for id in ids if id not in jobs or self.interpreter.done(jobs[id])]
 
     def was_late(self, use: bool, id: RolloutId) -> bool:
         """Whether the journal says that the others went on without it."""
@@ -106,8 +94,9 @@ class Calls:
         fresh = []
         for id in ids:
             asked = self._asked.pop((use, id))
-            call = _call(asked, self._found.pop(asked.job, None))
-            if asked.known is None:
+            known = asked.known
+            call = Call(**{n: known[n] for n in Call.__slots__}) if known else self.interpreter.take(asked.job)
+            if known is None:
                 facts = {"group": id.group, "sample": id.sample, "call": len(_calls(asked.request)), "late": late}
                 fresh.append(facts | {name: getattr(call, name) for name in Call.__slots__})
             done.append(self._on(asked, call))
@@ -136,13 +125,3 @@ class Calls:
 
 def _calls(request: Request) -> list[Call]:
     return [s.call for s in request.segments if s.call is not None]
-
-
-def _call(asked: _Asked, verdict: Verdict | None) -> Call:
-    if asked.known is not None:
-        return Call(**{name: asked.known[name] for name in Call.__slots__})
-    assert verdict is not None
-    if verdict.score is None:  # our part failed: the process was lost
-        return Call(asked.code, "Interpreter Error", "crash", 0.0)
-    told = verdict.detail
-    return Call(asked.code, told["output"], told["ended"], told["seconds"])

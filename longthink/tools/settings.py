@@ -32,7 +32,7 @@ class ToolSettings(Table):
     learn_output: bool = Field(
         False, description="fine-tuning: the output in a trace is learnt like the rest, as STILL-3's code does"
     )
-    workers: int = Field(0, ge=0, description="processes that run calls; 0: as many as verify")
+    at_once: int = Field(32, ge=1, le=256, description="calls that run side by side")
     memory_mb: int = Field(1024, ge=128)
     sandbox: Literal["namespaces", "landlock", "seccomp", "none"] = Field(
         "landlock", description="the isolation asked for at least"

@@ -397,7 +397,11 @@ def test_a_gold_of_another_kind(tmp_path: Path) -> None:
         ([{"role": "user"}], "row 0: the prompt holds {'role': 'user'}; expected messages"),
         ([{"role": "user", "content": [{"type": "image"}]}], "expected messages with `role` and `content` as text"),
         ([{"role": "system", "content": "S"}], "row 0: the prompt's roles are system; expected a user message"),
-        ([{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}], "the prompt's roles are user, assistant"),
+        ([{"role": "assistant", "content": "A"}], "the prompt's roles are the assistant alone; expected a user message"),
+        (
+            [{"role": "user", "content": "Q"}, *[{"role": "assistant", "content": "A"}] * 2],
+            "the prompt's roles are user, assistant",
+        ),
     ],
 )
 def test_a_prompt_that_is_none(tmp_path: Path, prompt: Any, words: str) -> None:
@@ -467,3 +471,37 @@ def test_a_real_file_with_one_empty_answer_is_refused_by_row() -> None:
     assert "row 1510: the gold is empty" in refusal(path)
     assert File(test=str(path), empty_golds="drop").size("test") == 1999
     assert File(test=str(path), limit=1510).size("test") == 1510
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Q", "response": "A"},
+        {"problem": "Q", "completion": "A"},
+        {"prompt": [{"role": "user", "content": "Q"}], "completion": [{"role": "assistant", "content": "A"}]},
+        {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]},
+        {"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]},
+    ],
+)
+def test_responses_to_fine_tune_on_in_every_usual_form(tmp_path: Path, row: dict[str, Any]) -> None:
+    task = File(train=str(write(tmp_path / "d.jsonl", [row])), empty_golds="keep")
+    problem = task.problem("train", 0)
+    assert [m["content"] for m in problem.prompt] == ["Q"] and task.trace(problem, 0) == "A" and problem.gold is None
+
+
+def test_parts_of_a_response_say_what_is_learnt(tmp_path: Path) -> None:
+    parts = [{"text": "so "}, {"text": "given", "learn": False}, {"text": " then", "learn": True}]
+    task = File(
+        train=str(write(tmp_path / "d.jsonl", [{"prompt": "Q", "cot": parts}])), empty_golds="keep", response_column="cot"
+    )
+    found = task.trace(task.problem("train", 0), 0)
+    assert [(p.text, p.source) for p in found] == [("so ", "policy"), ("given", "prefix"), (" then", "policy")]  # type: ignore[union-attr]
+
+
+def test_a_file_without_responses_says_so_when_one_is_asked_for(tmp_path: Path) -> None:
+    path = write(tmp_path / "d.jsonl", [{"prompt": "Q", "answer": "1", "output": ["not", 1]}])
+    task = File(train=str(path))
+    with pytest.raises(TaskError, match="d:0 has no response to fine-tune on; expected a column response, completion"):
+        task.trace(task.problem("train", 0), 0)
+    assert "no row has a response in a column 'cot'; fix task.response_column" in refusal(path, response_column="cot")
+    assert "row 0: the response is ['not', 1]; expected text, or a list of parts" in refusal(path, response_column="output")

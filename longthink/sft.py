@@ -1,0 +1,42 @@
+"""Supervised fine-tuning: what a recipe need not say where the task's own traces are learnt, and how long an epoch is."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from longthink.data import load_domains
+from longthink.errors import RecipeError
+from longthink.recipe import Recipe
+
+__all__ = ["by_epochs"]
+
+
+def by_epochs(recipe: Recipe) -> Recipe:
+    """The recipe with `budget.max_steps` for its epochs, and a cosine schedule that ends with them if it has no end.
+
+    A step takes `rollout.prompts` traces, the last one of an epoch those that are left and the first of the next.
+    Raises: RecipeError where the problems never end, or there are several domains.
+    """
+    epochs = recipe.budget.max_epochs
+    if not epochs:
+        return recipe
+    tasks, _ = load_domains(recipe)
+    sizes = {name: task.size("train") for name, task in tasks.items()}
+    if len(sizes) > 1 or None in sizes.values():
+        why = "there are several domains" if len(sizes) > 1 else "its task makes new problems for ever"
+        raise RecipeError(f"budget.max_epochs is {epochs:g}, and {why}; expected budget.max_steps")
+    (size,) = sizes.values()
+    steps = max(1, math.ceil(epochs * (size or 0) / recipe.rollout.prompts))
+    updates = (
+        steps * recipe.learner.epochs * (recipe.rollout.prompts // (recipe.learner.minibatch_prompts or recipe.rollout.prompts))
+    )
+    learner: dict[str, Any] = {}
+    if recipe.learner.schedule == "cosine" and not recipe.learner.total_updates:
+        if updates <= recipe.learner.warmup_updates:
+            raise RecipeError(f"learner.warmup_updates is {recipe.learner.warmup_updates}, and all epochs are {updates} updates")
+        learner = {"total_updates": updates}
+    changed: Mapping[str, Any] = {
+        "budget": recipe.budget.model_copy(update={"max_steps": steps}),
+        "learner": recipe.learner.model_copy(update=learner),
+    }
+    return recipe.model_copy(update=dict(changed))

@@ -1,0 +1,112 @@
+"""Blocks of Python run side by side in a sandbox, and what they say as text."""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from longthink.errors import SandboxError
+from longthink.sandbox.client import Outcome, Sandbox, Session
+from longthink.types import Call
+
+__all__ = ["Interpreter"]
+
+MAX_CODE = 100_000  # characters
+AGAIN = 2.0  # a block that ran so long may take so many times as long when it runs again
+
+
+class _Job(NamedTuple):
+    """A block, what has run before it, and what `random` begins with."""
+
+    number: int
+    code: str
+    earlier: tuple[Call, ...]
+    seed: int
+
+
+class Interpreter:
+    """Runs blocks, at most `at_once` at a time, each in a process of its own that begins with what its rollout ran before.
+
+    A block's names are those its earlier blocks leave: they run again in front of it, unheard, as far as they came. Where
+    nothing was printed the output is the value of the last line; an exception's last line stands behind what was printed; output
+    longer than `output_chars` keeps its first and last halves. Source: STILL-3's code (5 s, 400 characters, "Timeout Error");
+    there an exception takes the place of what was printed, and blocks share nothing.
+    Raises: SandboxError where this machine cannot confine at least to `lowest`.
+    """
+
+    def __init__(self, *, call_s: float, output_chars: int, memory_mb: int, lowest: str, at_once: int) -> None:
+        self.call_s, self.output_chars, self.at_once = call_s, output_chars, at_once
+        self._sandbox = Sandbox(memory=memory_mb << 20, lowest=lowest)
+        assert self._sandbox.level
+        self._waiting: deque[_Job] = deque()
+        self._running: dict[int, tuple[_Job, Session]] = {}
+        self._done: dict[int, Call] = {}
+        self._number = 0
+
+    def close(self) -> None:
+        self._sandbox.close()
+
+    def begin(self, code: str, earlier: Sequence[Call] = (), seed: int = 0) -> int:
+        """Run a block, when there is room; the number of the job."""
+        self._number += 1
+        if len(code) > MAX_CODE:
+            self._done[self._number] = Call(code, "Length Error", "limit", 0.0)
+        else:
+            again = tuple(call for call in earlier if call.status in ("ok", "error"))
+            self._waiting.append(_Job(self._number, code, again, seed))
+            self._start()
+        return self._number
+
+    def wait(self, timeout_s: float) -> None:
+        """Move things on, waiting at most so long for something to happen."""
+        self._start()
+        self._sandbox.wait(timeout_s if self._running else 0.0)
+        for number in [n for n, (_, session) in self._running.items() if session.over]:
+            job, session = self._running.pop(number)
+            self._done[number] = self._said(job, session)
+        self._start()
+
+    def done(self, number: int) -> bool:
+        return number in self._done
+
+    def seconds(self, number: int) -> float:
+        """How long a job has run: 0 for one that waits for room, or is over."""
+        found = self._running.get(number)
+        return found[1].seconds if found else 0.0
+
+    def take(self, number: int) -> Call:
+        """What a job that is over has said, once."""
+        return self._done.pop(number)
+
+    def drop(self, number: int) -> None:
+        """Forget a job; one that runs goes on unheard."""
+        self._waiting = deque(job for job in self._waiting if job.number != number)
+        self._done.pop(number, None)
+
+    def _start(self) -> None:
+        while self._waiting and len(self._running) < self.at_once:
+            job = self._waiting.popleft()
+            blocks = [*(call.code for call in job.earlier), job.code]
+            limit = self.call_s + sum(min(AGAIN * call.seconds + 0.1, self.call_s) for call in job.earlier)
+            self._running[job.number] = job, self._sandbox.session(blocks, seed=job.seed, deadline_s=limit)
+
+    def _said(self, job: _Job, session: Session) -> Call:
+        try:
+            outcome, value = session.result()
+        except SandboxError:
+            outcome, value = Outcome("crash", b"", ""), None
+        text = self._text(outcome, value)
+        return Call(job.code, text, outcome.status, round(session.seconds, 3))
+
+    def _text(self, outcome: Outcome, value: str | None) -> str:
+        printed = outcome.stdout.decode(errors="replace")
+        endings = {
+            "ok": "" if printed else value or "",
+            "error": outcome.error,
+            "timeout": "Timeout Error",
+            "limit": outcome.error or "Output Limit Error",
+            "crash": "Interpreter Error",
+        }
+        ending = endings[outcome.status]
+        text = f"{printed.rstrip()}\n{ending}" if printed.strip() and ending else ending or printed
+        text, half = text.strip("\n"), self.output_chars // 2
+        return text if len(text) <= self.output_chars else f"{text[:half]}...{text[-half:]}"

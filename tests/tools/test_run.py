@@ -1,0 +1,216 @@
+"""Reinforcement learning with the interpreter, with real programs: masks, ids, journals, hostile code, kills."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support import PROGRAMS, tool_model
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from kill_runner import TOOLS
+from test_resume import all_calls, assert_same, run_jobs
+
+from longthink.clusters.cluster import Cluster
+from longthink.folder import ModelFolder
+from longthink.recipe import parse_recipe
+from longthink.tools.calls import Calls
+from longthink.tools.formats import FORMATS
+from longthink.tools.settings import ToolSettings
+from longthink.train import train
+from longthink.types import Batch, Problem, Request, Rollout, RolloutId, Sampling, Segment
+
+ENDED = {"ok", "error", "timeout", "limit", "crash"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tool_model(tmp_path_factory.mktemp("tool"))
+
+
+def recipe(model: Path, **changes: Any) -> Any:
+    table = TOOLS | {"model": {"path": str(model), "dtype": "float32"}, "cluster": {"learners": 2, "threads": 1}}
+    return parse_recipe(table | changes, "tools")
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def run(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Batch]]:
+    """A run of two processes, and the batches its learner was given."""
+    batches: list[Batch] = []
+    update = Cluster.update
+
+    def noted(self: Cluster, batch: Batch, *rest: Any) -> Any:
+        batches.append(batch)
+        return update(self, batch, *rest)
+
+    before = Path.cwd()
+    os.chdir(model)
+    Cluster.update = noted  # type: ignore[method-assign]
+    try:
+        folder = tmp_path_factory.mktemp("run") / "run"
+        rollout = TOOLS["rollout"] | {"prompts": 8, "group_size": 8}
+        train(recipe(model, rollout=rollout), folder)
+    finally:
+        Cluster.update = update  # type: ignore[method-assign]
+        os.chdir(before)
+    return folder, batches
+
+
+def test_hostile_code_ends_as_text_and_every_rollout_ends(run: tuple[Path, list[Batch]]) -> None:
+    folder, _ = run
+    rows = [row for path in sorted((folder / "rollouts").glob("*.jsonl")) for row in lines(path)]
+    assert {row["finish_reason"] for row in rows} <= {"stop", "length"} and len(rows) == 3 * 64 + 2 * 8
+    calls = [call for row in rows for call in row.get("calls", [])]
+    ended = Counter(call["status"] for call in calls)
+    assert set(ended) == ENDED and ended.total() > 100, ended
+    by_code: dict[str, set[str]] = {}
+    for call in calls:
+        by_code.setdefault(call["code"].strip(), set()).add(call["output"])
+    assert by_code["6*7"] == {"42"} and by_code["1/0"] == {"ZeroDivisionError: division by zero"}
+    assert by_code["exec('while(1):pass')"] == {"Timeout Error"}
+    assert by_code["print(x)"] <= {"7", "NameError: name 'x' is not defined"} and len(by_code["print(x)"]) == 2
+    for code in PROGRAMS["hostile"][5:]:
+        assert all("Permission" in output or "not permitted" in output for output in by_code.get(code, ())), code
+
+
+def test_calls_are_in_the_journal_and_the_slow_ones_are_late(run: tuple[Path, list[Batch]]) -> None:
+    folder, _ = run
+    late = set()
+    for path in sorted((folder / "rollouts").glob("*.jsonl")):
+        told = lines(folder / "tool_calls" / path.name)
+        key = ("code", "output", "status")
+        written = {(row["group"], row["sample"], row["call"]): tuple(row[k] for k in key) for row in told}
+        kept = {
+            (row["group"], row["sample"], i): tuple(call[k] for k in key)
+            for row in lines(path)
+            for i, call in enumerate(row.get("calls", []))
+        }
+        assert written == kept and len(told) == len(written)
+        late |= {row["status"] for row in told if row["late"]}
+    assert late == {"timeout"}
+
+
+def test_ids_in_are_ids_trained_on_and_a_tools_are_in_no_loss(model: Path, run: tuple[Path, list[Batch]]) -> None:
+    """The batch holds the very ids of the journal; those of a tool are the format around its output, and masked."""
+    folder, batches = run
+    tokenizer, format = ModelFolder(model).tokenizer, FORMATS["tags"]
+    seen = 0
+    for step, batch in enumerate(batches, 1):
+        rows = [r for r in lines(folder / "rollouts" / f"step_{step:06d}.jsonl") if r["trained"]]
+        assert len(rows) == len(batch)
+        for at, row in enumerate(rows):
+            where = slice(int(batch.offsets[at]), int(batch.offsets[at + 1]))
+            assert batch.tokens[where].tolist() == row["prompt_ids"] + row["response_ids"]
+            sources = row.get("sources", [["policy", len(row["response_ids"])]])
+            mask = [False] * len(row["prompt_ids"])
+            begun, told = 0, iter(row.get("calls", []))
+            for source, count in sources:
+                mask += [source == "policy"] * count
+                if source == "tool":
+                    seen += 1
+                    before, output, after = format.shown("", next(told)["output"])
+                    ids = np.concatenate(
+                        [tokenizer.encode(before), tokenizer.encode(output, plain=True), tokenizer.encode(after)]
+                    )
+                    assert row["response_ids"][begun : begun + count] == ids[:count].tolist()
+                begun += count
+            assert batch.loss_mask[where].tolist() == mask
+    assert seen > 100
+
+
+def test_the_metrics_say_how_the_tool_was_used(run: tuple[Path, list[Batch]]) -> None:
+    folder, _ = run
+    for step, row in enumerate(lines(folder / "metrics.jsonl")[1:], 1):
+        rollouts = lines(folder / "rollouts" / f"step_{step:06d}.jsonl")
+        calls = [call for r in rollouts for call in r.get("calls", [])]
+        assert row["tool/calls/mean"] == len(calls) / 64
+        assert row["tool/error_share"] == sum(call["status"] != "ok" for call in calls) / len(calls)
+        with_ = [r["verdict"]["score"] for r in rollouts if r.get("calls")]
+        assert row["tool/accuracy_with"] == sum(with_) / len(with_)
+        said = sum(count for r in rollouts for source, count in r.get("sources", []) if source == "tool")
+        assert row["tool/tokens_share"] == said / sum(len(r["response_ids"]) for r in rollouts)
+        assert row["reward/part/calls/mean"] == pytest.approx(
+            np.mean([r["verdict"]["detail"]["parts"]["calls"] for r in rollouts]), abs=1e-12
+        )
+
+
+# -- resume ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def whole(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The uninterrupted run."""
+    root = tmp_path_factory.mktemp("whole")
+    assert run_jobs(model, root, "none", [0], "tools") == [{"k": 0, "first": 0, "second": 0}]
+    return root / "0"
+
+
+def test_killed_at_seeded_points_it_resumes_to_the_same_bits(model: Path, whole: Path, tmp_path: Path) -> None:
+    ks = sorted(random.Random(22).sample(range(1, all_calls(whole)), 3))
+    for result in run_jobs(model, tmp_path, "kill", ks, "tools"):
+        assert result["first"] == -9 and result["second"] == 0, result
+        assert_same(tmp_path / str(result["k"]), whole)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("fault", ["kill", "torn", "full"])
+def test_every_point(model: Path, whole: Path, tmp_path: Path, fault: str) -> None:
+    for result in run_jobs(model, tmp_path, fault, list(range(1, all_calls(whole) + 1)), "tools"):
+        assert result["first"] == (2 if fault == "full" else -9) and result["second"] == 0, result
+        assert_same(tmp_path / str(result["k"]), whole)
+
+
+def test_killed_in_a_call_it_resumes_to_the_same_bits(model: Path, whole: Path, tmp_path: Path) -> None:
+    """SIGKILL to all of it while an endless loop runs: its rollout is the last of its step, and its call not written down."""
+    slow = next(p for p in sorted((whole / "tool_calls").iterdir()) if any(row["late"] for row in lines(p)))
+    folder = tmp_path / "run"
+    job = "import sys; sys.path.insert(0, sys.argv[1]); from kill_runner import job; from pathlib import Path; "
+    job += "import torch; torch.set_num_threads(1); sys.exit(job(sys.argv[2], 'tools', Path(sys.argv[3]), None))"
+    command = [sys.executable, "-c", job, str(Path(__file__).resolve().parents[1]), str(model), str(folder)]
+    process = subprocess.Popen(command, cwd=model, stdout=subprocess.DEVNULL, start_new_session=True)
+    journal, on_time = folder / "tool_calls" / slow.name, [row for row in lines(slow) if not row["late"]]
+    while not journal.exists() or len(journal.read_bytes().splitlines()) < len(on_time):
+        assert process.poll() is None, "the run ended before it was killed"
+        time.sleep(0.001)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert len(lines(journal)) < len(lines(slow)) and not (folder / "rollouts" / slow.name).exists()
+    assert subprocess.run(command, cwd=model, stdout=subprocess.DEVNULL, check=False).returncode == 0
+    assert_same(folder, whole)
+
+
+def test_what_the_journal_has_is_not_run_again(model: Path, tmp_path: Path) -> None:
+    """A call's output is what was written down, though running it again would say something else."""
+    tokenizer = ModelFolder(model).tokenizer
+    text = tokenizer.encode("<code> __import__('random').random() </code>")
+    request = Request(RolloutId(3, 1), Problem("p", (), None), np.zeros(2, np.int64), 40, Sampling(), 5, calls=FORMATS["tags"])
+    rollout = Rollout(request.id, request.problem, request.prompt_ids, (Segment("policy", text),), "call", Sampling(), 40)
+    outputs = []
+    for _ in range(2):
+        calls = Calls(ToolSettings(format="tags"), tokenizer)
+        try:
+            calls.open(tmp_path / "calls" / "step.jsonl")
+            calls.begin(False, request, rollout)
+            assert calls.ready(False, [request.id]) == [request.id]
+            (again,), over = calls.answers(False, [request.id], late=False)
+            outputs.append(again.segments[-1].call.output)  # type: ignore[union-attr]
+            assert not over and again.num_generated == len(text) + len(again.segments[-1].token_ids)
+        finally:
+            calls.close()
+        path = tmp_path / "calls" / "step.jsonl"
+        (row,) = lines(path)
+        path.write_text(json.dumps(row | {"output": "42"}) + "\n" + '{"torn')
+    assert outputs[0] != outputs[1] == "42"
