@@ -45,7 +45,8 @@ class Asking(BaseModel):
         remote = self.path.startswith(("http://", "https://"))
         if not remote and not Path(self.path).is_dir():
             raise RecipeError(f"the model to ask, {self.path!r}, is no folder here; expected one, or http://host:port/v1")
-        who = [self.served or self.path] if remote else [weights_hash(Path(self.path)), self.settings.get("model", {})]
+        own = [self.settings.get(name, {}) for name in ("model", "tool") if name == "model" or name in self.settings]
+        who = [self.served or self.path] if remote else [weights_hash(Path(self.path)), *own]
         drawn = [*who, self.window, self.temperature, self.top_p, self.top_k]
         return hashlib.sha256(json.dumps(drawn, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -95,7 +96,7 @@ class Asker:
         self._stack.close()
 
     def replies(self, prompts: Sequence[Messages], samples: int, done: Callable[[int, int], None]) -> list[list[Reply]]:
-        """So many samples of each prompt, fewer of one that the model cannot take.
+        """So many samples of each prompt, fewer of one that the model cannot take; a last message of role `prefix` begins them.
 
         Raises: Stopped, and what the model raises; what has come is kept.
         """
@@ -117,13 +118,15 @@ class Asker:
         sampling = Sampling(self.asking.temperature, self.asking.top_p, self.asking.top_k)
         asked = 0
         for number, (place, messages) in enumerate(missing.items()):
-            problem = Problem(place.prompt, tuple(messages), None)
+            problem = Problem(place.prompt, tuple(m for m in messages if m["role"] != "prefix"), None)
             try:
-                ids = model.prompt(problem)
+                ids, begun = model.prompt(problem), model.begun(messages)
             except RecipeError:  # longer than the model's positions leave room for
                 continue
+            if sum(len(s.token_ids) for s in begun) >= self.asking.window:
+                continue
             seed = derive_seed(self.seed, "asked", place.prompt, place.sample) % SEEDS
-            model.engine.submit(Request(RolloutId(number, 0), problem, ids, self.asking.window, sampling, seed))
+            model.engine.submit(Request(RolloutId(number, 0), problem, ids, self.asking.window, sampling, seed, begun))
             asked += 1
         try:
             for count, rollout in enumerate(model.engine.finished(), 1):

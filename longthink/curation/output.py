@@ -13,7 +13,7 @@ from longthink.curation.recipe import Curation, Output
 from longthink.curation.rows import Rejected, Row, Shards, stored
 from longthink.errors import CheckpointError
 
-__all__ = ["SPLITS", "columns_of", "fact", "write_output"]
+__all__ = ["SPLITS", "columns_of", "fact", "responses_of", "write_output"]
 
 SPLITS = ("train", "validation")
 AT_ONCE = 5_000  # rows of a row group
@@ -48,8 +48,32 @@ def columns_of(row: Row, number: int, split: str, output: Output) -> dict[str, A
         "licence": row.licence,
         "pass_rate": fact(row, "pass_rate"),
         "kept": json.dumps(row.kept, ensure_ascii=False),
-        "facts": json.dumps(row.facts, ensure_ascii=False),
+        "facts": json.dumps(row.facts if not fact(row, "responses") else _without_texts(row), ensure_ascii=False),
     }
+
+
+def responses_of(row: Row, output: Output) -> list[dict[str, Any]]:
+    """The responses that stay with a row, as they are fine-tuned on: each with its prompt, its answer and where it came from."""
+    at = next((step for step in reversed(list(row.facts)) if "responses" in row.facts[step]), "")
+    found = row.facts.get(at, {})
+    base = columns_of(row, 0, "", output)
+    kept = {name: base[name] for name in ("prompt", "answer", "source", "licence")}
+    return [
+        {
+            "id": f"{row.id}:{r['sample']}",
+            **kept,
+            "response": r["text"],
+            "tokens": r["tokens"],
+            "step": at,
+            "model": found["model"],
+        }
+        for r in found.get("responses", ())
+    ]
+
+
+def _without_texts(row: Row) -> dict[str, Any]:
+    """What steps found out, without the texts of responses, which have a file of their own."""
+    return {name: {k: v for k, v in found.items() if k != "responses"} for name, found in row.facts.items()}
 
 
 def _as_text(answer: Any) -> str:
@@ -81,6 +105,8 @@ def write_output(recipe: Curation, folder: Path, funnel: Sequence[Mapping[str, A
     for name, split, part in ((f"{split}{part}", split, part[1:]) for split in SPLITS for part in parts):
         rows = (row for row in last.rows() if (fact(row, "split") or SPLITS[0]) == split and part in ("", row.source))
         counts[name] = _write(draft, name, recipe.output, _seen(rows, ids), split)
+        told = (row for row in last.rows() if (fact(row, "split") or SPLITS[0]) == split and part in ("", row.source))
+        _write_responses(draft, f"responses.{name}", recipe.output, (r for row in told for r in responses_of(row, recipe.output)))
     counts = {name: count for name, count in counts.items() if count or name == SPLITS[0]}
     _rejects(draft / "rejects.parquet", steps, funnel, ids)
     files = sorted(path.name for path in draft.iterdir())
@@ -128,6 +154,26 @@ def _write(folder: Path, name: str, output: Output, rows: Iterator[Row], split: 
         for suffix in output.formats:
             (folder / f"{name}.{suffix}").unlink()
     return count
+
+
+def _write_responses(folder: Path, name: str, output: Output, rows: Iterator[dict[str, Any]]) -> None:
+    """Write the responses of a split, where there are any."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = None
+    with ExitStack() as files:
+        while group := _encodable(list(islice(rows, AT_ONCE))):
+            if schema is None:
+                schema = pa.Table.from_pylist(group).schema
+                wanted = output.formats
+                lines = files.enter_context((folder / f"{name}.jsonl").open("wb")) if "jsonl" in wanted else None
+                table = pq.ParquetWriter(folder / f"{name}.parquet", schema) if "parquet" in wanted else None
+                files.callback(table.close if table else lambda: None)
+            if lines:
+                lines.writelines((json.dumps(row, ensure_ascii=False) + "\n").encode() for row in group)
+            if table:
+                table.write_table(pa.Table.from_pylist(group, schema))
 
 
 def _rejects(path: Path, steps: Path, funnel: Sequence[Mapping[str, Any]], ids: set[str]) -> None:

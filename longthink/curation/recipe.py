@@ -31,6 +31,9 @@ class Source(Table):
     generate: dict[str, Any] = Field(
         {}, description="a task of longthink/tasks that makes problems, or `puzzles`; and `rows`, how many"
     )
+    traces: int = Field(
+        0, ge=0, description="with generate: responses of the task's own teacher that each problem gets, to fine-tune on"
+    )
     question: str = Field("", description="column, dotted for a nested one; empty looks for the usual names")
     answer: str = Field("", description="likewise; a row may be without one until a step finds it")
     solution: str = Field("solution", description="likewise; a row may be without one")
@@ -47,6 +50,8 @@ class Source(Table):
     def _one_origin(self) -> Self:
         if bool(self.path) + bool(self.hub) + bool(self.generate) != 1:
             raise ValueError("expected one of path, hub and generate")
+        if self.traces and (not self.generate or self.generate.get("kind") == "puzzles"):
+            raise ValueError("traces are those of a generated task with a teacher, such as countdown")
         rows = self.generate.get("rows")
         if self.generate and (not isinstance(rows, int) or isinstance(rows, bool) or rows < 1):
             raise ValueError("generate needs `rows`, how many problems to make: a whole number from 1")

@@ -5,6 +5,7 @@ import json
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,11 @@ def _generated(source: Source) -> Iterator[Any]:
     size = task.size("train")
     for index in range(min(source.generate["rows"], size or source.generate["rows"])):
         problem = task.problem("train", index)
-        yield {"question": problem.prompt[-1]["content"], "answer": problem.gold, "id": problem.id, **problem.meta}
+        row = {"question": problem.prompt[-1]["content"], "answer": problem.gold, "id": problem.id, **problem.meta}
+        if source.traces:
+            told = [task.trace(problem, draw) for draw in range(source.traces)]
+            row["traces"] = [text if isinstance(text, str) else "".join(piece.text for piece in text) for text in told]
+        yield row
 
 
 def _puzzles(rows: int, table: Mapping[str, Any]) -> Iterator[Any]:
@@ -179,6 +184,9 @@ class _Taken:
         if half := [name for name, told in (("question", question), ("solution", text)) if SURROGATE.search(told)]:
             return Rejected(_with(row, question), "no_text", {"why": f"half a character (a lone surrogate) in its {half[0]}"})
         made = Row(row.id, question, answer, text, s.name, number, s.licence, kept)
+        if s.traces:
+            told = [{"text": trace, "tokens": 0, "sample": k} for k, trace in enumerate(found["traces"])]
+            made = made.found("synthesis", {"model": str(s.generate["kind"]), "responses": told})
         there = {key: lookup(found, key) for key in s.where}
         if odd := {k: None if v is MISSING else str(v) for k, v in there.items() if v is MISSING or str(v) != s.where[k]}:
             return Rejected(made, "elsewhere", odd)
@@ -194,7 +202,7 @@ class _Taken:
         if str(id) in self.seen:
             return Rejected(row, "id_twice", {"id": str(id)})
         self.seen.add(str(id))
-        return Row(f"{row.source}:{id}", row.question, row.answer, row.solution, row.source, row.number, row.licence, row.kept)
+        return replace(row, id=f"{row.source}:{id}")
 
     def _question(self, found: Mapping[str, Any]) -> Any:
         """The text of the question; of chat messages the last that the user says."""

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,7 +11,7 @@ import numpy as np
 
 from longthink import storage
 from longthink.errors import RecipeError
-from longthink.types import Ints, Problem, Rollout
+from longthink.types import Ints, Problem, Rollout, Segment
 
 if TYPE_CHECKING:
     from longthink.engines.base import Stream
@@ -36,6 +36,10 @@ class Model(Protocol):
 
     def prompt(self, problem: Problem) -> Ints:
         """The prompt as the engine wants it. Raises: RecipeError where it leaves no room for the window."""
+        ...
+
+    def begun(self, messages: Sequence[Mapping[str, str]]) -> tuple[Segment, ...]:
+        """What a message of role `prefix` says, as the beginning of the response. Raises: RecipeError where that cannot be."""
         ...
 
     def text(self, rollout: Rollout) -> str:
@@ -73,6 +77,9 @@ class LocalModel:
             )
         return ids
 
+    def begun(self, messages: Sequence[Mapping[str, str]]) -> tuple[Segment, ...]:
+        return tuple(Segment("prefix", self.tokenizer.encode(m["content"])) for m in messages if m["role"] == "prefix")
+
     def text(self, rollout: Rollout) -> str:
         return self.tokenizer.decode(rollout.response_ids)
 
@@ -89,6 +96,11 @@ class ServedModel:
 
     def prompt(self, problem: Problem) -> Ints:
         return NO_IDS
+
+    def begun(self, messages: Sequence[Mapping[str, str]]) -> tuple[Segment, ...]:
+        if any(m["role"] == "prefix" for m in messages):
+            raise RecipeError("a server cannot go on from the beginning of a response; expected the folder of a model")
+        return ()
 
     def text(self, rollout: Rollout) -> str:
         return rollout.text

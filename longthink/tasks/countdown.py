@@ -44,7 +44,8 @@ class Countdown(Task):
     Splits go by the sorted numbers (hashed), so no set of numbers is in two splits. Validation and test hold no
     problem twice, in whatever order its numbers stand; training draws with repetition. The teacher tries random
     orders, restates the target before each verdict, gives up after a miss with hazard `give_up` and, after a
-    hit, goes on needlessly with hazard `overthink`.
+    hit, goes on needlessly with hazard `overthink`. A step may be written wrong and corrected (`slips`): with the verdicts and
+    the second looks these are the verification, reflection and correction that STILL-3 (figure 4) counts.
 
     Source: DeepScaleR 4.2 names the task and gives neither generator nor prompt; both are ours.
     """
@@ -58,6 +59,7 @@ class Countdown(Task):
     skill: float = Field(0.3, ge=0, le=1)
     give_up: float = Field(0.10, ge=0, le=1)
     overthink: float = Field(0.4, ge=0, le=1)
+    slips: float = Field(0.0, ge=0, le=1, description="share of a trace's steps that are first written wrong, then corrected")
     max_attempts: int = Field(24, ge=1)
     write: Literal["words", "characters", "code"] = Field(
         "words", description="a trace in words, without blanks, or with attempts that an interpreter computes (format tags)"
@@ -137,7 +139,7 @@ class Countdown(Task):
                 continue
             chain = tried
             hit = chain[-1].result == target
-            words.append(self._attempt(chain, target, hit))
+            words.append(self._attempt(chain, target, hit, random))
             if random.random() < ((1 - self.overthink) if hit else self.give_up):
                 break
             if hit:
@@ -145,12 +147,19 @@ class Countdown(Task):
         text = f"{' '.join(words)} </think> {expression(chain)}"
         return text if self.write == "words" else text.replace(" ", "")
 
-    def _attempt(self, chain: list[Move], target: int, hit: bool) -> str:
+    def _attempt(self, chain: list[Move], target: int, hit: bool, random: np.random.Generator) -> str:
         """One attempt and its verdict."""
-        steps = " , ".join(f"{m.left} {m.op} {m.right} = {m.result}" for m in chain)
+        steps = " , ".join(f"{m.left} {m.op} {m.right} = {self._slip(m, random)}{m.result}" for m in chain)
         if self.write == "code":
             return f"<code>{expression(chain)} == {target}</code><output>{hit}</output>{'yes' if hit else 'no'}"
         return f"{steps} ? {target} {'yes' if hit else 'no'}"
+
+    def _slip(self, move: Move, random: np.random.Generator) -> str:
+        """A wrong result that is taken back, or nothing."""
+        if not self.slips or random.random() >= self.slips:
+            return ""
+        wrong = (move.result + int(random.integers(1, 10))) % (self.limit + 1)
+        return f"{wrong} wait {move.left} {move.op} {move.right} = "
 
     def gold_response(self, problem: Problem) -> str:
         numbers, target = problem.gold["numbers"], problem.gold["target"]

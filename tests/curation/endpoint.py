@@ -25,6 +25,10 @@ def reply(content: str, seed: int) -> str:
     if "impossible" in content:
         return "So \\boxed{999983}"
     right = numbers[0] * numbers[1]
+    if "with code" in content:  # it invents outputs
+        said = right + (seed % 3 == 0)
+        code = f"```python\nprint({numbers[0]} * {numbers[1]})\n```\n\n```Output\n{said}\n```\n\n" if seed % 5 else ""
+        return f"Attempt {seed % 7} of mine goes on. {code}So \\boxed{{{right}}}"
     return f"So \\boxed{{{right if 'trivial' in content or seed % 2 else right + 1}}}"
 
 

@@ -1,0 +1,5 @@
+"""The scripted endpoint, for every test of a curation."""
+
+from asking import endpoint
+
+__all__ = ["endpoint"]
