@@ -113,7 +113,7 @@ def _evaluation_parsers(verbs: "argparse._SubParsersAction[argparse.ArgumentPars
     e.add_argument("--concurrency", type=int, default=32, help="requests that are out at a time, to a server (default 32)")
     e.add_argument("--timeout", type=float, default=1800.0, help="seconds for one reply of a server (default 1800)")
     e.add_argument(
-        "--set", action="append", default=[], metavar="a.b=c", help="settings of model, engine and cluster, as in a recipe"
+        "--set", action="append", default=[], metavar="a.b=c", help="settings of model, engine, cluster and tool, as in a recipe"
     )
     e.set_defaults(command=_later("longthink.evaluation.command", "evaluate"))
     c = verbs.add_parser(

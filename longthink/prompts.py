@@ -75,6 +75,14 @@ PROMPTS = {
     "still_suffix": Prompt(suffix="\nPlease reason step by step, and put your final answer within \\boxed{}."),
     # the third prompt mode of STILL-3's evaluation
     "still_system": Prompt(system="You are a helpful and harmless assistant. You should think step-by-step."),
+    # STILL-3's distillation of thoughts with code (4.4) has a long prompt of four rules; these are its rules in our words
+    "still_code": Prompt(
+        prefix="Solve the problem below with the help of Python.\n"
+        "1. Say what a program is to find out before you write it.\n"
+        "2. Write programs that stand alone between ```python and ```, and print what you need to see.\n"
+        "3. Show what each program prints right behind it, between ```Output and ```.\n"
+        "4. Go on from what was printed, and put the final answer within \\boxed{}.\n\n"
+    ),
     # PRIME, who own the code data NVIDIA trains on
     "code": Prompt(
         suffix="\n\nWrite Python code to solve the problem. Present the code in \n```python\nYour code\n```\nat the end."

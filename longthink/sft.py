@@ -7,8 +7,19 @@ from typing import Any
 from longthink.data import load_domains
 from longthink.errors import RecipeError
 from longthink.recipe import Recipe
+from longthink.tasks.base import Task
 
-__all__ = ["by_epochs"]
+__all__ = ["by_epochs", "refuse_untold"]
+
+
+def refuse_untold(recipe: Recipe, tasks: Mapping[str, Task]) -> None:
+    """Raises: TaskError for the first problem without a trace, where traces are learnt: all that the tasks hold are looked at."""
+    if recipe.engine.kind != "teacher":
+        return
+    for task in tasks.values():
+        for split in ("train", "validation") if recipe.validation.every else ("train",):
+            for index in range(1 if (size := task.size(split)) is None else size):
+                task.trace(task.problem(split, index), 0)
 
 
 def by_epochs(recipe: Recipe) -> Recipe:

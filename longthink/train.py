@@ -29,7 +29,7 @@ from longthink.reward_client import open_pool
 from longthink.rewards.base import Reward
 from longthink.run import Run
 from longthink.settings import Settings, fold
-from longthink.sft import by_epochs
+from longthink.sft import by_epochs, refuse_untold
 from longthink.shape import Parts, pin_files
 from longthink.stages import Triggers, changes_nothing, decision
 from longthink.start import SAMPLES, begin_where
@@ -101,6 +101,7 @@ class Training:
                 for task in source.tasks.values():
                     task.size("validation")
         tried_files(self.tasks, rewards, parts, sets)
+        refuse_untold(recipe, self.tasks)
         if resume:
             self.run = Run.open(folder, recipe)
         else:

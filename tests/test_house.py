@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from longthink.curation.recipe import load_curation
 from longthink.metrics import ALIASES
 from longthink.recipe import load_recipe
 from longthink.rewards.base import Reward
@@ -67,6 +68,11 @@ def test_every_kind_has_a_test_and_says_where_it_comes_from(family: str) -> None
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda p: p.stem)
 def test_recipes_validate(path: Path) -> None:
     assert load_recipe(path).name == path.stem
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes" / "curation").glob("*.toml")), ids=lambda p: p.stem)
+def test_recipes_of_curations_validate(path: Path) -> None:
+    assert load_curation(path).name == path.stem
 
 
 def logged_keys() -> set[str]:

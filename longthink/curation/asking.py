@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from longthink import storage
 from longthink.curation.rows import Rejected, Row
@@ -16,6 +16,8 @@ from longthink.engines.served import SEEDS
 from longthink.errors import LongthinkError, RecipeError
 from longthink.evaluation.models import Model, open_model, weights_hash
 from longthink.progress import Progress
+from longthink.prompts import PROMPTS
+from longthink.recipe import nearest
 from longthink.rng import derive_seed
 from longthink.types import Problem, Request, RolloutId, Sampling
 
@@ -39,6 +41,11 @@ class Asking(BaseModel):
     concurrency: int = Field(32, ge=1, description="requests that are out at a time, to a server")
     timeout_s: float = Field(1800.0, gt=0, description="for one reply of a server")
     settings: dict[str, Any] = Field({}, description="of model, engine and cluster, as in a recipe, for a folder")
+
+    @property
+    def name(self) -> str:
+        """What the model is called."""
+        return self.served or self.path
 
     def digest(self) -> str:
         """What tells two ways of asking apart: the weights (or the server's name for them) and how tokens are drawn."""
@@ -168,6 +175,13 @@ class AskingStep(Step):
     """A step that asks a model about each row."""
 
     model: Asking
+
+    @field_validator("prompt", check_fields=False)
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in PROMPTS:
+            raise ValueError(f"no such prompt; {nearest(name, list(PROMPTS))}")
+        return name
 
     def reads(self) -> Mapping[str, str]:
         return {"model": self.model.digest()}

@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from longthink.curation.asking import AskingStep, Reply
+from longthink.curation.asking import Reply
 from longthink.curation.rows import Rejected, Row
+from longthink.curation.steps.base import Step
 from longthink.curation.text import grams
-from longthink.prompts import PROMPTS
-from longthink.recipe import nearest
 from longthink.rewards.pool import RewardPool
 from longthink.tools.formats import FORMATS, Piece, pieces
 from longthink.tools.interpreter import Interpreter
@@ -21,19 +20,18 @@ __all__ = ["ChoosingStep", "said_by_tool"]
 GRAM = 5  # words of a sequence that two responses are compared by
 
 
-class ChoosingStep(AskingStep):
-    """A step that keeps responses of a model with a row: right ones, of a length, none much like another.
+class ChoosingStep(Step):
+    """A step that keeps responses with a row: right ones, of a length, none much like another.
 
     Of those that are left the first `keep` stay, by `order`; of two whose sequences of five words have `similar`
     or more in common (Jaccard) the later one goes. They are written into `data/responses.*`, a row each.
     """
 
-    prompt: str = Field("bare", description="a prompt of longthink/prompts.py by name, for the teacher; it is not what is learnt")
     reward: dict[str, Any] = Field({"kind": "math"}, description="the verifier (longthink/rewards)")
     right: bool = Field(True, description="only responses with a full score")
     keep: int = Field(1, ge=1, description="responses of a row")
     least_tokens: int = Field(0, ge=0)
-    most_tokens: int = Field(0, ge=0, description="0: as many as the window")
+    most_tokens: int = Field(0, ge=0, description="0: any number")
     order: Literal["drawn", "short", "long"] = "drawn"
     similar: float = Field(0.8, gt=0, le=1)
     code: Literal["any", "some", "none"] = Field("any", description="some: only responses that call the tool and show its output")
@@ -41,13 +39,6 @@ class ChoosingStep(AskingStep):
     rerun: bool = Field(
         False, description="run the code again, and drop a response that shows another output: a teacher may invent it"
     )
-
-    @field_validator("prompt")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in PROMPTS:
-            raise ValueError(f"no such prompt; {nearest(name, list(PROMPTS))}")
-        return name
 
     def judged(self, rows: Sequence[Row], replies: Sequence[Sequence[Reply]], pool: RewardPool) -> list[list[Verdict]]:
         """A verdict for each reply; one that the window cut is not looked at."""
@@ -61,8 +52,8 @@ class ChoosingStep(AskingStep):
         verdicts |= pool.drain()
         return [[verdicts[at, k] for k in range(len(own))] for at, own in enumerate(replies)]
 
-    def chosen(self, row: Row, replies: Sequence[Reply], verdicts: Sequence[Verdict]) -> Row | Rejected:
-        """The row with the responses that stay; rejected with why the first of them went where none does."""
+    def chosen(self, row: Row, replies: Sequence[Reply], verdicts: Sequence[Verdict], model: str) -> Row | Rejected:
+        """The row with the responses that stay of those of a model; rejected with why the first of them went where none does."""
         reasons: dict[str, int] = {}
         left: list[tuple[int, Reply]] = []
         for k, (reply, verdict) in enumerate(zip(replies, verdicts, strict=True)):
@@ -80,7 +71,7 @@ class ChoosingStep(AskingStep):
         if not kept:
             return Rejected(row, max(reasons, key=lambda why: reasons[why]) if reasons else "no_reply", facts)
         told = [{"text": reply.text, "tokens": reply.tokens, "sample": k} for k, reply in kept]
-        return row.found(self.title, facts | {"model": self.model.served or self.model.path, "responses": told})
+        return row.found(self.title, facts | {"model": model, "responses": told})
 
     def _refused(self, reply: Reply, verdict: Verdict) -> str:
         """Why a response cannot stay, in a word; nothing where it can."""

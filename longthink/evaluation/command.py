@@ -29,8 +29,10 @@ def evaluate(args: argparse.Namespace) -> int:
     settings: dict[str, Any] = {}
     for text in args.set:
         override(settings, text)
-    if unknown := sorted(set(settings) - {"cluster", "engine", "model"}):
-        raise RecipeError(f"--set {unknown[0]}: an evaluation takes settings of model, engine and cluster alone")
+    if unknown := sorted(set(settings) - {"cluster", "engine", "model", "tool"}):
+        raise RecipeError(f"--set {unknown[0]}: an evaluation takes settings of model, engine, cluster and tool alone")
+    if "tool" in settings and args.model.startswith(("http://", "https://")):
+        raise RecipeError("--set tool: the interpreter goes with the folder of a model; a server's responses are whole")
     suites = load_suites(args.on, args.data, protocol, {"kind": args.reward})
     for suite in suites:
         if expected := suite.facts().get("expected_rows"):

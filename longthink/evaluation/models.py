@@ -63,6 +63,7 @@ class LocalModel:
         self.tokenizer, self.positions = folder.tokenizer, folder.config.max_positions
         self.where = {"model": path}
         self.facts: dict[str, Any] = {"weights": weights_hash(Path(path)), "dtype": recipe.model.dtype}
+        self.facts |= {"tool": recipe.tool.model_dump(mode="json")} if recipe.tool else {}
         self.workers = recipe.workers
         self.engine = self.cluster = Cluster(recipe)
         self.facts |= {"parameters": parameters_of(folder.config)}

@@ -33,6 +33,7 @@ class Sample(NamedTuple):
     extracted: str | None = None
     lenient: float | None = None
     vote: int | None = None
+    calls: tuple[str, ...] = ()  # how its calls of the tool ended
 
     @property
     def solved(self) -> bool:
@@ -112,7 +113,8 @@ def is_finished(folder: Path) -> bool:
 def sample_row(benchmark: str, problem: int, number: int, rollout: Rollout, verdict: Verdict) -> dict[str, Any]:
     """A sample's line."""
     row = {"benchmark": benchmark, "problem": problem, "sample": number, "tokens": rollout.num_tokens}
-    return row | {"finish_reason": rollout.finish_reason} | verdict_row(verdict) | {"text": rollout.text}
+    calls = {"calls": [call.status for call in rollout.calls]} if rollout.calls else {}
+    return row | {"finish_reason": rollout.finish_reason} | verdict_row(verdict) | calls | {"text": rollout.text}
 
 
 def verdict_row(verdict: Verdict) -> dict[str, Any]:
@@ -165,7 +167,9 @@ def voted(samples: Sequence[Sample]) -> list[Sample]:
 def _sample(row: Mapping[str, Any]) -> Sample:
     lenient = row["detail"].get("lenient")
     verdict = (row["score"], row["status"], row["extracted"], lenient, row.get("vote"))
-    return Sample(int(row["sample"]), row["text"], int(row["tokens"]), row["finish_reason"], *verdict)
+    return Sample(
+        int(row["sample"]), row["text"], int(row["tokens"]), row["finish_reason"], *verdict, tuple(row.get("calls", ()))
+    )
 
 
 def read_facts(folder: Path) -> dict[str, Any]:

@@ -296,12 +296,20 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
         for name, s in found["benchmarks"].items()
         if s.get("until") and s["high_here"] - s["low_here"] > 2.001 * s["until"]
     ]
+    rows += [(_tool_in_words(name, s["tool"]), *[""] * 9) for name, s in found["benchmarks"].items() if "tool" in s]
     rows += [(f"{name}: none of {n} samples could be graded", *[""] * 9) for name, n in found["ungraded"].items()]
     widths = [max(len(row[i]) for row in rows if i or row[1]) for i in range(len(head))]
     lines = (
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]) for row in rows
     )
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _tool_in_words(name: str, told: Mapping[str, float]) -> str:
+    scores = " and ".join(f"{100 * told[f'score_{at}']:.1f} % {at}" for at in ("with", "without") if f"score_{at}" in told)
+    used, failed = 100 * told["used"], 100 * told["failed"]
+    calls = f"{told['calls']:.1f} calls of the tool a sample, in {used:.0f} % of them, of which {failed:.0f} % failed"
+    return f"{name}: {calls}; accuracy {scores}"
 
 
 def _difference(key: str, there: Any, now: Any) -> str:

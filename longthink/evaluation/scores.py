@@ -12,7 +12,7 @@ from longthink.evaluation.until import plan
 from longthink.evaluation.votes import Ballot, majority_curve
 from longthink.stats import best_at_k, pass_at_k, score_interval
 
-__all__ = ["ballots", "by_domain", "outcomes", "summary", "tokens_of", "unbiased"]
+__all__ = ["ballots", "by_domain", "outcomes", "summary", "tokens_of", "tool_use", "unbiased"]
 
 UNFINISHED = ("no_answer", "truncated")
 
@@ -59,11 +59,25 @@ def summary(answers: Answers, seed: int, until: float = 0.0) -> dict[str, Any]:
         "pass_at_k": [fmean(pass_at_k(len(r), sum(s >= 1.0 for s in r), k) for r in scores) for k in range(1, n + 1)],
         "maj_at_k": majority_curve(ballots(graded), seed)._asdict(),
     }
+    if any(s.calls for s in every):
+        found["tool"] = tool_use([s for row in graded for s in row])
     if fractions:
         found["best_at_k"] = [fmean(best_at_k(r, k) for r in scores) for k in range(1, n + 1)]
     for label in dict.fromkeys(label for p in answers.problems for label in p.get("labels", ())):
         found[f"by_{label}"] = _by_label(answers, label, chances or answers.scores)
     return found
+
+
+def tool_use(samples: Sequence[Sample]) -> dict[str, float]:
+    """Calls of a sample, the share of samples with one, the share of calls that failed, the mean score with calls and without.
+
+    Who calls differs from who does not: the two scores are no effect of calling.
+    """
+    every = [status for s in samples for status in s.calls]
+    apart = {"with": [s.score or 0.0 for s in samples if s.calls], "without": [s.score or 0.0 for s in samples if not s.calls]}
+    shares = {"calls": len(every) / len(samples), "used": len(apart["with"]) / len(samples)}
+    shares |= {"failed": sum(status != "ok" for status in every) / max(len(every), 1)}
+    return shares | {f"score_{name}": fmean(scores) for name, scores in apart.items() if scores}
 
 
 def by_domain(numbers: Mapping[str, Mapping[str, Any]], domains: Mapping[str, str]) -> dict[str, dict[str, Any]]:

@@ -39,7 +39,7 @@ def test_which_responses_stay_by_hand() -> None:
     verdicts = [WRONG if text == "no" else RIGHT for text in texts]
 
     def kept(**fields: Any) -> list[int] | str:
-        found = Distill(model=ASKING, **fields).chosen(ROW, replies, verdicts)
+        found = Distill(model=ASKING, **fields).chosen(ROW, replies, verdicts, "m")
         return found.reason if isinstance(found, Rejected) else [r["sample"] for r in found.facts["distill"]["responses"]]
 
     assert kept() == [0] and kept(keep=9) == [0, 1, 5]
@@ -48,9 +48,9 @@ def test_which_responses_stay_by_hand() -> None:
     assert kept(keep=9, least_tokens=3, most_tokens=10) == [5]
     assert kept(keep=9, right=False) == [0, 1, 4, 5]
     assert kept(code="some") == "no_code" and kept(least_tokens=50) == "too_short"
-    found = Distill(model=ASKING, keep=9).chosen(ROW, replies, verdicts)
+    found = Distill(model=ASKING, keep=9).chosen(ROW, replies, verdicts, "m")
     assert isinstance(found, Row) and found.facts["distill"]["refused"] == {"cut": 1, "wrong": 1}
-    assert Distill(model=ASKING).chosen(ROW, [], []) == Rejected(ROW, "no_reply", {"asked": 0, "left": 0, "refused": {}})
+    assert Distill(model=ASKING).chosen(ROW, [], [], "m") == Rejected(ROW, "no_reply", {"asked": 0, "left": 0, "refused": {}})
 
 
 def test_a_teacher_is_asked_verified_and_chosen_from_and_nothing_is_asked_twice(
@@ -86,6 +86,15 @@ def test_code_that_shows_what_it_did_not_say_is_found_out(endpoint: Endpoint, tm
     invented = [r for r in before if said_by_tool(r["response"], "still")[0][1] != r["answer"]]
     assert invented and {r["id"] for r in after} == {r["id"] for r in before} - {r["id"] for r in invented}
     assert all("```Output" in r["response"] for r in after)
+
+
+def test_responses_that_rows_bring_along_are_verified_and_measured(tmp_path: Path) -> None:
+    told = [("7", "so \\boxed{7}"), ("7", "so \\boxed{8}"), ("7", "so it is, after long thought, \\boxed{7}"), ("7", "")]
+    rows = [{"problem": f"Number {i}?", "answer": a, "solution": s} for i, (a, s) in enumerate(told)]
+    found = curated(tmp_path / "c", rows, [{"kind": "given", "most_tokens": 3, "model": "someone"}])
+    assert {n: row["reason"] for n, row in found["dropped"].items()} == {1: "wrong", 2: "too_long", 3: "no_reply"}
+    (kept,) = responses(tmp_path / "c")
+    assert (kept["response"], kept["model"], kept["id"], kept["tokens"]) == ("so \\boxed{7}", "someone", "a:0:0", 2)
 
 
 def test_a_thought_is_cut_before_a_turn_behind_its_first_third_and_the_last_output() -> None:

@@ -222,7 +222,7 @@ def test_until_the_interval_is_tight(model, tmp_path, capsys):
         (["--until", "often"], "give one of them"),
         (["--reward", "countdwon"], "countdown"),
         (["--protocol", "deepscale"], "did you mean deepscaler"),
-        (["--set", "rollout.window=3"], "model, engine and cluster alone"),
+        (["--set", "rollout.window=3"], "model, engine, cluster and tool alone"),
         (["--set", "engine.rows=3"], "engine"),
         (["--served-model", "x"], "leave it out"),
         (["--problems", "0"], "at least 1"),

@@ -4,15 +4,14 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from longthink.curation.asking import AskingStep, Reply
 from longthink.curation.rows import Rejected, Row
 from longthink.curation.steps.base import Work
 from longthink.evaluation.votes import classes
 from longthink.part import load_part
-from longthink.prompts import PROMPTS, dress
-from longthink.recipe import nearest
+from longthink.prompts import dress
 from longthink.rewards.base import Reward
 from longthink.rewards.pool import RewardPool
 from longthink.stats import score_interval
@@ -42,13 +41,6 @@ class Difficulty(AskingStep):
     most: float = Field(1.0, ge=0, le=1)
     zeros: bool = True
     ones: bool = True
-
-    @field_validator("prompt")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in PROMPTS:
-            raise ValueError(f"no such prompt; {nearest(name, list(PROMPTS))}")
-        return name
 
     def run(self, work: Work) -> None:
         reward = load_part(Reward, self.reward, f"step {self.title}: reward")

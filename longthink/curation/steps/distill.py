@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from longthink.curation.asking import AskingStep
 from longthink.curation.responses import ChoosingStep
 from longthink.curation.steps.base import Work
 from longthink.part import load_part
@@ -12,7 +13,7 @@ from longthink.rewards.pool import RewardPool
 __all__ = ["Distill"]
 
 
-class Distill(ChoosingStep):
+class Distill(ChoosingStep, AskingStep):
     """Asks a model each question `samples` times and keeps the responses that are right, of a length, and unlike each other.
 
     With `settings = { tool = { … } }` a model of a folder runs the code it writes. Every sample is kept and used again. Source:
@@ -21,6 +22,7 @@ class Distill(ChoosingStep):
     Example: `[[step]]` with `kind = "distill"`, `samples = 4`, `model = { path = "http://127.0.0.1:8000/v1", window = 16384 }`.
     """
 
+    prompt: str = Field("bare", description="a prompt of longthink/prompts.py by name, for the teacher; it is not what is learnt")
     samples: int = Field(4, ge=1)
 
     def run(self, work: Work) -> None:
@@ -31,7 +33,7 @@ class Distill(ChoosingStep):
                 lambda row: dress(self.prompt, [{"role": "user", "content": row.question}]),
                 self.samples,
                 lambda rows, replies: [
-                    self.chosen(row, own, verdicts)
+                    self.chosen(row, own, verdicts, self.model.name)
                     for row, own, verdicts in zip(rows, replies, self.judged(rows, replies, pool), strict=True)
                 ],
             )

@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from longthink.curation.asking import Asker, Messages, Reply
+from longthink.curation.asking import Asker, AskingStep, Messages, Reply
 from longthink.curation.responses import ChoosingStep
 from longthink.curation.rows import Row
 from longthink.curation.steps.base import Work, put
@@ -32,7 +32,7 @@ BRIDGES = (
 FEWEST = 5  # parts a thought must have to be cut
 
 
-class Inject(ChoosingStep):
+class Inject(ChoosingStep, AskingStep):
     """Lets a model without the habit write code: its thought is cut, a phrase that leads into code is put there, and it goes on.
 
     Each row gets up to `rounds` such calls, a number drawn for each sample. A thought is cut before one of six words of turning
@@ -44,10 +44,13 @@ class Inject(ChoosingStep):
     Example: `[[step]]` with `kind = "inject"`, `model = { path = "models/R1-Distill-32B", settings = { tool = {} } }`.
     """
 
+    prompt: str = Field("bare", description="a prompt of longthink/prompts.py by name, for the teacher; it is not what is learnt")
     samples: int = Field(1, ge=1)
     rounds: int = Field(3, ge=1, le=6)
     bridges: tuple[str, ...] = Field(BRIDGES, min_length=1)
-    code: Any = Field("some", description="some: only responses that call the tool and show its output")
+    code: Literal["any", "some", "none"] = Field(
+        "some", description="some: only responses that call the tool and show its output"
+    )
 
     @model_validator(mode="after")
     def _runs(self) -> "Inject":
@@ -69,7 +72,7 @@ class Inject(ChoosingStep):
                 rows = given.shard(number)
                 replies = self._continued(rows, asker, work)
                 verdicts = self.judged(rows, replies, pool)
-                decided = [self.chosen(row, own, v) for row, own, v in zip(rows, replies, verdicts, strict=True)]
+                decided = [self.chosen(row, own, v, self.model.name) for row, own, v in zip(rows, replies, verdicts, strict=True)]
                 put(work.out, number, decided)
 
     def _continued(self, rows: Sequence[Row], asker: Asker, work: Work) -> list[list[Reply]]:
