@@ -45,3 +45,30 @@ def test_four_steps_and_again(warm_folder: Path, tmp_path: Path) -> None:
     learnt = [r for r in rows[1:] if "mismatch/logprob_gap/max" in r]
     assert len(learnt) >= 3 and max(r["mismatch/logprob_gap/max"] for r in learnt) < 1e-5
     assert rows_of(tmp_path / "again") == rows
+
+
+def test_calls_of_a_tool(tmp_path: Path) -> None:
+    """Rollouts that vLLM draws call the interpreter and go on; learner and sampler agree on the tokens behind its output."""
+    pytest.importorskip("vllm")
+    from support import tool_model
+
+    (tmp_path / "tool").mkdir()
+    model = tool_model(tmp_path / "tool")
+    few = str(model / "few.jsonl")
+    changes = {
+        "task": {"kind": "file", "train": few, "validation": few},
+        "reward": {"kind": "countdown", "think": "template"},
+        "tool": {"format": "tags", "call_s": 0.5, "patience_s": 0.2},
+        "rollout": {"prompts": 4, "group_size": 8, "window": 48},
+        "budget": {"max_steps": 2},
+    }
+    assert train(recipe(model, **changes), tmp_path / "run").complete
+    rows = rows_of(tmp_path / "run")[1:]
+    assert all(row["tool/calls/mean"] > 0.5 and 0.0 < row["tool/error_share"] < 1.0 for row in rows)
+    assert max(row["mismatch/logprob_gap/max"] for row in rows if "mismatch/logprob_gap/max" in row) < 1e-5
+    told = [json.loads(line) for line in (tmp_path / "run" / "rollouts" / "step_000001.jsonl").read_text().splitlines()]
+    assert {row["finish_reason"] for row in told} <= {"stop", "length"}
+    for row in told:
+        spans = row.get("sources", [])
+        assert sum(count for _, count in spans) in (0, len(row["response_ids"]))
+        assert [source for source, _ in spans if source == "tool"] == ["tool"] * len(row.get("calls", []))
