@@ -19,10 +19,11 @@ from trouble import Troubled
 from longthink import storage
 from longthink.folder import tiny_folder
 from longthink.machine import cpu_name
+from longthink.quickstart import TEMPLATE as quickstart_template
 from longthink.recipe import load_recipe, load_study
 from longthink.stats import mean_interval
 from longthink.sweep import area, study_cells, sweep
-from longthink.tasks.countdown import CHARACTERS
+from longthink.tasks.countdown import CHARACTERS, WORDS, Countdown
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -31,6 +32,7 @@ BASE = {"siri_mini": "direct", "signal_mini": "direct"}  # what arms are compare
 WARM = "runs/warm_{seed}"  # a warm start a seed, shared by the miniatures: their model.path begins with it
 
 LETTERS = "runs/letters_{seed}"  # a random model a seed whose tokens are characters
+COLD = "runs/cold_{seed}"  # what cold starts are made of
 TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m['content'] }}{% endfor %}<think>"
 
 
@@ -78,6 +80,8 @@ def study(path: Path) -> int:
             _warm_start(Path(WARM.format(seed=seed)), seed)
         elif model.startswith(LETTERS.format(seed=seed)) and not Path(model).exists():
             tiny_folder(Path(model), CHARACTERS, seed=seed, template=TEMPLATE, characters=True)
+        if path.stem == "cold_mini":
+            _cold_start(Path(COLD.format(seed=seed)), seed)
     return sweep(recipe, study_cells(settings), settings.seeds, [], Path("runs") / path.stem, path, Troubled)
 
 
@@ -88,6 +92,38 @@ def _warm_start(out: Path, seed: int) -> None:
     subprocess.run(["rm", "-rf", str(out)], check=True)
     subprocess.run([sys.executable, "-m", "longthink.quickstart", "warm", "--seed", str(seed), "--out", str(out)], check=True)
     (out / "warm_is_done").touch()
+
+
+def _cold_start(out: Path, seed: int) -> None:
+    """A random model, a stronger one to learn from, its verified responses, as many synthesised ones, and problems to test on."""
+    if (out / "is_done").exists():
+        return
+    tiny_folder(Path(f"runs/words_{seed}/model"), WORDS, seed=seed, template=quickstart_template)
+    _warm_start(Path(WARM.format(seed=seed)), seed)
+    warm = f"{WARM.format(seed=seed)}/warm/checkpoints/step_000080"
+    teacher = out / "teacher"
+    asked = [f"model.path={warm}", f"seed={seed}", f"task.seed={seed}", "stage=[]", "rollout.window=192", "budget.max_steps=24"]
+    longthink("train", str(ROOT / "recipes" / "countdown_grpo_cpu.toml"), teacher, [*asked, "checkpoint.every=24"])
+    model = teacher / "checkpoints" / "step_000024"
+    asked = [f"seed={seed}", f"source.0.generate.seed={1000 + seed}", f"step.0.model.path={model}"]
+    longthink("curate", str(ROOT / "recipes" / "curation" / "cold_mini.toml"), out / "data", asked)
+    kept = (out / "data" / "data" / "responses.train.jsonl").read_text().splitlines()
+    storage.replace_file(out / "distilled.jsonl", "".join(line + "\n" for line in kept).encode())
+    task, other = Countdown(seed=1000 + seed), Countdown(seed=seed)
+    drawn = [(problem, task.trace(problem, 0)) for problem in (task.problem("train", i) for i in range(len(kept)))]
+    sets = {"synthesised": drawn, **{s: [(other.problem(s, i), "") for i in range(256)] for s in ("validation", "test")}}
+    for name, rows in sets.items():
+        lines = [{"prompt": list(map(dict, p.prompt)), "answer": p.gold} | ({"response": r} if r else {}) for p, r in rows]
+        storage.replace_file(out / f"{name}.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
+    (out / "is_done").touch()
+
+
+def longthink(verb: str, recipe: str, out: Path, sets: list[str]) -> None:
+    """Run a command of longthink, or go on with it. Raises: CalledProcessError."""
+    given = [part for text in sets for part in ("--set", text)]
+    more = ["--resume"] if verb == "train" and (out / "recipe.toml").exists() else []
+    command = [sys.executable, "-m", "longthink.cli", verb, recipe, "--out", str(out), *given, *more]
+    subprocess.run(command, check=True)
 
 
 def tables() -> int:

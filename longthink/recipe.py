@@ -168,11 +168,19 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), arm: str = "", 
         seed = table.get("seed", 0)
         for key in study.seeded:
             override(table, f"{key}={seed}")
-        if isinstance(table.get("model"), dict) and isinstance(table["model"].get("path"), str):
-            table["model"]["path"] = table["model"]["path"].replace("{seed}", str(seed))
+        table = _with_seed(table, str(seed))
     if engine and isinstance(table.setdefault("engine", {}), dict):
         table["engine"].setdefault("kind", engine)
     return parse_recipe(_fine_tuning(table), str(path))
+
+
+def _with_seed(value: Any, seed: str) -> Any:
+    """A table with the seed in place of `{seed}` in its texts."""
+    if isinstance(value, dict):
+        return {key: _with_seed(held, seed) for key, held in value.items()}
+    if isinstance(value, list):
+        return [_with_seed(held, seed) for held in value]
+    return value.replace("{seed}", seed) if isinstance(value, str) else value
 
 
 def _fine_tuning(table: dict[str, Any]) -> dict[str, Any]:
