@@ -14,9 +14,7 @@ class StudySettings(Table):
 
     claim: str = Field("", description="what is to be seen, with its source")
     seeds: int = Field(3, ge=1)
-    seeded: tuple[str, ...] = Field(
-        ("seed",), description="keys that get a run's seed, as `{seed}` in texts"
-    )
+    seeded: tuple[str, ...] = Field(("seed",), description="keys that get a run's seed, as `{seed}` in texts")
     problems: int = Field(256, ge=1, description="of the test split, for each run's last weights, at temperature 1")
     samples: int = Field(4, ge=1)
     window: int = Field(0, ge=0, description="response tokens of the test; 0 takes the widest of the recipe as it is")

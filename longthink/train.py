@@ -177,8 +177,7 @@ class Training:
     def train_step(self, step: int, settings: Settings) -> dict[str, Any]:
         """One step: collect groups, give every token an advantage, update the weights."""
         run, now, loss = self.run, settings.recipe, settings.loss
-        if self.cluster.calls is not None:
-            self.cluster.calls.open(run.calls(step))
+        self.cluster.write_calls(run.calls(step))
         with Clock(self.progress, "rollouts") as sampled:
             last = min(step + settings.rollout.staleness, self.recipe.budget.max_steps)
             for ahead in range(step, max(step, last) + 1):

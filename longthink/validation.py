@@ -4,6 +4,7 @@ import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -102,11 +103,12 @@ class Validator:
         *,
         source: Source | None = None,
         journal: Journal | None = None,
+        calls: Path | None = None,
         seed: int | None = None,
     ) -> Evaluation:
         """Evaluate the current weights with this run's engine, task and verifier, or those of `source`."""
         tasks, grading = source or self.own
-        with self.cluster.evaluation():
+        with self.cluster.evaluation(calls):
             return evaluate(
                 self.cluster,
                 self.pool,
@@ -133,9 +135,7 @@ class Validator:
                 row |= {"validation/loss": self.trace_loss(settings.problems, window)}
             for made in settings.blend if settings.samples else ():
                 use = f"validation.{made.name}" if made.name else "validation"
-                if self.cluster.calls is not None:
-                    self.cluster.calls.open(self.run.calls(step, use))
-                found = self._score(made, settings, window, journal=self.run.journal(step, use))
+                found = self._score(made, settings, window, journal=self.run.journal(step, use), calls=self.run.calls(step, use))
                 self.run.write_rollouts(step, rollout_rows(found.scored, step), use)
                 measured.append((made, found))
             row |= blend(measured) if measured else {}
@@ -169,6 +169,7 @@ class Validator:
         window: int,
         *,
         journal: Journal | None = None,
+        calls: Path | None = None,
         seed: int | None = None,
     ) -> Evaluation:
         sampling = Sampling(settings.temperature)
@@ -180,6 +181,7 @@ class Validator:
             sampling,
             source=self.sources[made.name],
             journal=journal,
+            calls=calls,
             seed=seed,
         )
 
@@ -201,7 +203,9 @@ class Validator:
                 step = int(row["step"])
                 self.cluster.load(held if step == run.step else checkpoint.checkpoint_path(run.folder, step), optimizer=False)
                 self.cluster.sync(run.policy_version)
-                again = blend([(made, self._score(made, settings, window, seed=seed)) for made in settings.blend])
+                calls = {made.name: run.calls(run.step, f"finalist.{step}.{made.name}") for made in settings.blend}
+                scores = [self._score(made, settings, window, calls=calls[made.name], seed=seed) for made in settings.blend]
+                again = blend(list(zip(settings.blend, scores, strict=True)))
                 fresh = {key: again[f"validation/{key}"] for key in ("accuracy", "low", "high")}
                 found.append({"step": step, "chosen_by": float(row["validation/accuracy"]), **fresh})
             self.cluster.load(held, optimizer=True)

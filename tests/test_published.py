@@ -40,6 +40,7 @@ def shrunk(recipe: Recipe, model: Path) -> list[str]:
     """The overrides that make a recipe's sizes small: another model and task, narrow windows, one step a stage."""
     taught = recipe.engine.kind == "teacher"
     sets = [f"model.path={model}", *(text for text in SMALL if not (taught and text.startswith("rollout.group_size")))]
+    sets += ["tool.run=false"] if recipe.tool else []  # it has no such tokens
     sets += ["budget.max_epochs=0", "learner.total_updates=9"] if taught else []
     parts = (("task", COUNTDOWN), ("reward", '{kind="countdown"}'))
     where = [f"domain.{i}." for i in range(len(recipe.domain))] or [""]

@@ -9,7 +9,6 @@ A sampler that is lost is replaced, given the weights of the day and asked again
 the learner is lost: that ends the cluster, and the run goes on from its last checkpoint (train.py).
 """
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +23,7 @@ import torch
 
 from longthink.canary import misplaced, misused
 from longthink.clusters.local import LocalPlacement
-from longthink.clusters.peers import LATE, Due, Inline, Place, Placement
+from longthink.clusters.peers import Due, Inline, Place, Placement
 from longthink.clusters.weights import Weights, parameters_of, wide
 from longthink.clusters.workers import Rank, SharedSum, find_store, make_rank, make_sampler, scored_rows
 from longthink.engines.embedded import EmbeddedEngine
@@ -291,15 +290,23 @@ class Cluster:
     # -- the engine's side --------------------------------------------------------------------------------------
 
     @contextmanager
-    def evaluation(self) -> Iterator[None]:
-        """Within it the engine's side is for evaluation; rollouts of training wait where they are."""
+    def evaluation(self, journal: Path | None = None) -> Iterator[None]:
+        """Within it the engine's side is for evaluation, calls are written there; rollouts of training wait where they are."""
         before, self.evaluating = self.evaluating, True
+        calls = self.calls.journal if self.calls else None
+        self.write_calls(journal)
         try:
             yield
         finally:
             self.evaluating = before
+            self.write_calls(calls)
             if not before:
                 self.hand_out()
+
+    def write_calls(self, journal: Path | None) -> None:
+        """Where calls of a tool are written down from now on."""
+        if self.calls is not None:
+            self.calls.open(journal)
 
     def forget(self) -> None:
         """Drop every rollout of training that was submitted, wherever it is."""
@@ -361,26 +368,12 @@ class Cluster:
             self._ask(place, partial(self._sampled, place, use), "sample", use, place.hand_over(use), PASSES)
 
     def _called_back(self, place: Place, use: bool) -> bool:
-        """Let rollouts go on whose calls have ended; False while nothing is left but to wait for late ones.
-
-        They go on two slices after the one they called in, so that what is sampled side by side does not depend on timing. One
-        whose call is not over by then, and after our patience, is late.
-        """
-        ids, late = place.returning(use), place.alone(use)
-        if not ids or self.calls is None:
+        """Let rollouts go on whose calls have ended; False while nothing is left but to wait for late ones."""
+        if self.calls is None:
             return True
-        if late:
-            owed = any(other.due for other in (*self.ranks, *self.samplers))
-            if len(self.calls.ready(use, ids, 0.0 if owed else math.inf)) < len(ids):
-                return False
-        else:
-            ended = self.calls.ready(use, [id for id in ids if not self.calls.was_late(use, id)])
-            place.calling[use] |= dict.fromkeys(set(ids) - set(ended), LATE)
-            ids = ended
-        on, over = self.calls.answers(use, ids, late=late)
-        place.go_on(use, ids, on)
-        self._ended[use] += over
-        return True
+        over = self.calls.go_on(place, use, wait=not any(other.due for other in (*self.ranks, *self.samplers)))
+        self._ended[use] += over or ()
+        return over is not None
 
     def _sampled(self, place: Place, use: bool, rollouts: Sequence[Rollout]) -> None:
         for request, rollout in place.take(use, rollouts):

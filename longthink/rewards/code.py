@@ -13,7 +13,8 @@ from pydantic import Field, model_validator
 from longthink.errors import SandboxError
 from longthink.rewards.base import Reward, answer_region
 from longthink.sandbox.child import subjects
-from longthink.sandbox.client import Outcome, Sandbox
+from longthink.sandbox.client import Sandbox
+from longthink.sandbox.jobs import Outcome
 from longthink.sandbox.names import HELPERS, PRELOADED, SHARED
 from longthink.types import Verdict
 

@@ -14,6 +14,7 @@ import importlib
 import json
 import os
 import random
+import resource
 import sys
 import textwrap
 import threading
@@ -27,6 +28,7 @@ from longthink.sandbox.plain import Channel, decode, encode
 __all__ = ["MODES", "subjects"]
 
 RECURSION = 100_000
+MAX_WRITTEN = 1 << 20  # bytes of a file, stdout among them, in a session
 MAX_VALUE = 10_000  # characters of the value of a session's last line
 
 
@@ -122,6 +124,7 @@ def run_session(payload: int, ending: int) -> int:
     """
     asked = read_payload(payload)
     *earlier, last = asked["blocks"]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_WRITTEN, MAX_WRITTEN))  # stdout and stderr are files in memory
     kept = os.dup(1), os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import resource
 import selectors
 import signal
@@ -12,11 +11,12 @@ import sys
 import time
 import weakref
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Self
 
 from longthink.errors import SandboxError
+from longthink.sandbox.jobs import Descriptors, Job, Kept, Outcome, last_line, status_of
 
-__all__ = ["Outcome", "Sandbox", "Session"]
+__all__ = ["Sandbox", "Session"]
 
 ROOT = str(Path(__file__).resolve().parents[2])
 BOOT = f"import sys; sys.path.insert(0, {ROOT!r}); from longthink.sandbox import zygote; zygote.main()"
@@ -25,30 +25,6 @@ START_S, KILL_S = 60.0, 5.0  # until a zygote is ready; until a killed child mus
 STACK_BYTES = 256 << 20  # deep recursion is the programs' daily bread
 MAX_ERROR = 1 << 16
 MAX_RESULTS = 64 << 20  # of all runs of one program in one child
-Status = Literal["ok", "error", "timeout", "limit", "crash"]
-
-
-class Outcome(NamedTuple):
-    """How a run ended. `error` (an exception), `timeout`, `limit` and `crash` (a signal) are the program's own doing."""
-
-    status: Status
-    stdout: bytes
-    error: str
-
-
-class _Output:
-    """What a child writes to one pipe, up to a limit; `over` when it wrote more."""
-
-    def __init__(self, most: int) -> None:
-        self.reading, self.writing = os.pipe()
-        self.data, self.most, self.over = bytearray(), most, False
-
-    def read(self) -> bool:
-        """Take what is there; False at the end."""
-        part = os.read(self.reading, 1 << 16)
-        self.over |= len(self.data) + len(part) > self.most
-        self.data += part[: self.most - len(self.data)]
-        return bool(part)
 
 
 class Sandbox:
@@ -66,7 +42,7 @@ class Sandbox:
         self.facts: dict[str, Any] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._number = 0
-        self._jobs: list[_Job] = []
+        self._jobs: list[Job] = []
         self._selector = selectors.DefaultSelector()
 
     def __enter__(self) -> Self:
@@ -133,22 +109,22 @@ class Sandbox:
 
     def run(self, source: str, stdin: str, *, deadline_s: float, max_output: int = 8 << 20) -> Outcome:
         """Run a program as a script with this input."""
-        with _Descriptors() as opened:
+        with Descriptors() as opened:
             out, err = opened.output(max_output), opened.output(MAX_ERROR)
             child = self._fork("program", [opened.text(stdin), out.writing, err.writing, opened.payload(source)])
-            job = self._follow(_Job([child], child, [out, err], deadline_s), opened)
-        return Outcome(_status(job.ends[child], job.late, out.over, err), bytes(out.data), _last_line(err))
+            job = self._follow(Job([child], child, [out, err], deadline_s), opened)
+        return Outcome(status_of(job.ends[child], job.late, out.over, err), bytes(out.data), last_line(err))
 
     def run_many(self, source: str, inputs: list[str], *, deadline_s: float, max_output: int = 8 << 20) -> list[Outcome]:
         """Run a program on one input after another in a single child, as far as it gets.
 
         A run may leave something behind for the next one: only the first failure, and success anywhere, can be believed.
         """
-        with _Descriptors() as opened:
+        with Descriptors() as opened:
             results, err = opened.output(MAX_RESULTS), opened.output(MAX_ERROR)
             payload = opened.text(json.dumps({"source": source, "inputs": inputs, "most": max_output}))
             child = self._fork("scripts", [opened.text(""), opened.text(""), err.writing, payload, results.writing])
-            self._follow(_Job([child], child, [results, err], deadline_s), opened)
+            self._follow(Job([child], child, [results, err], deadline_s), opened)
         outcomes = []
         for line in results.data.splitlines()[: len(inputs)]:
             try:
@@ -166,28 +142,28 @@ class Sandbox:
 
         `random` begins with the seed; only the last block is heard.
         """
-        opened = _Descriptors()
-        out, err, ending = opened.output(max_output), opened.output(MAX_ERROR), opened.output(MAX_ERROR)
+        opened = Descriptors()
+        out, err, ending = opened.kept(max_output), opened.kept(MAX_ERROR), opened.kept(MAX_ERROR)
         payload = opened.text(json.dumps({"blocks": blocks, "seed": seed}))
         child = self._fork("session", [opened.text(""), out.writing, err.writing, payload, ending.writing])
         opened.close_writing()
-        job = _Job([child], child, [out, err, ending], deadline_s)
+        job = Job([child], child, [], deadline_s)
         self._begin(job)
-        return Session(job, opened)
+        return Session(job, out, err, ending)
 
     def test(self, source: str, tests: str, *, deadline_s: float, entry: str = "") -> Outcome:
         """Run tests in one child against a program in another; stdout is a `.` or `F` for each assertion, `$` when all ran.
 
         Names the tests do not know are the program's; with `entry` only this one and `Solution` are.
         """
-        with _Descriptors() as opened:
+        with Descriptors() as opened:
             marks, err, wrong = opened.output(1 << 20), opened.output(MAX_ERROR), opened.output(MAX_ERROR)
             nothing, (here, there) = opened.text(""), opened.pair()
             program = self._fork("serve", [nothing, opened.null(), err.writing, opened.payload(source), here])
             tester = self._fork("test", [nothing, marks.writing, wrong.writing, opened.payload(tests, entry), there])
-            job = self._follow(_Job([program, tester], tester, [marks, err, wrong], deadline_s), opened)
-        status = "ok" if job.ends[program] is None and not job.late else _status(job.ends[program], job.late, marks.over, err)
-        return Outcome(status, bytes(marks.data), _last_line(err) or _last_line(wrong))
+            job = self._follow(Job([program, tester], tester, [marks, err, wrong], deadline_s), opened)
+        status = "ok" if job.ends[program] is None and not job.late else status_of(job.ends[program], job.late, marks.over, err)
+        return Outcome(status, bytes(marks.data), last_line(err) or last_line(wrong))
 
     def _fork(self, mode: str, descriptors: list[int]) -> int:
         self._start()
@@ -199,12 +175,12 @@ class Sandbox:
             raise SandboxError(f"the sandbox was lost: {error}") from error
         return self._number
 
-    def _begin(self, job: "_Job") -> None:
+    def _begin(self, job: Job) -> None:
         self._jobs.append(job)
         for output in job.outputs:
             self._selector.register(output.reading, selectors.EVENT_READ, output)
 
-    def _follow(self, job: "_Job", opened: "_Descriptors") -> "_Job":
+    def _follow(self, job: Job, opened: Descriptors) -> Job:
         """Read a job's outputs until it is over."""
         opened.close_writing()
         self._begin(job)
@@ -215,24 +191,34 @@ class Sandbox:
         return job
 
     def wait(self, timeout_s: float) -> None:
-        """Move jobs on, waiting at most so long for something to happen; a child that is late or writes too much is killed."""
+        """Move jobs on, waiting at most so long for something to happen; a child that is late or writes too much is killed.
+
+        What has happened is looked at before the clock: a child that ended in time is not late because we come late.
+        """
+        self._read(0.0)
         now = time.monotonic()
         for job in list(self._jobs):
             self._judge(job, now)
         due = min((job.deadline for job in self._jobs), default=now) - now
-        for event, _ in self._selector.select(max(0.0, min(due, timeout_s))) if self._jobs else ():
-            if self._selector.get_map().get(event.fd) is not event:
-                continue  # of a job that has just ended
-            if event.data is not None:
-                if not event.data.read():
-                    self._selector.unregister(event.fd)
-            elif (message := self._message(time.monotonic() + 1.0)) is None:
-                self._lose("the sandbox was lost while a program ran")
-                return
-            else:
-                self._ended(message["end"], message["status"])
+        self._read(max(0.0, min(due, timeout_s)))
 
-    def _judge(self, job: "_Job", now: float) -> None:
+    def _read(self, timeout_s: float) -> None:
+        """Take all that is there, waiting so long at most for the first of it."""
+        while self._jobs and (events := self._selector.select(timeout_s)):
+            timeout_s = 0.0
+            for event, _ in events:
+                if self._selector.get_map().get(event.fd) is not event:
+                    continue  # of a job that has just ended
+                if event.data is not None:
+                    if not event.data.read() or event.data.over:
+                        self._selector.unregister(event.fd)
+                elif (message := self._message(time.monotonic() + 1.0)) is None:
+                    self._lose("the sandbox was lost while a program ran")
+                    return
+                else:
+                    self._ended(message["end"], message["status"], message["at"])
+
+    def _judge(self, job: Job, now: float) -> None:
         """End what has to be ended: the children of a job that is late, writes too much, or whose last child has ended."""
         if not job.ours and (now > job.deadline or job.last in job.ends or any(o.over for o in job.outputs)):
             job.late, job.deadline = now > job.deadline and job.last not in job.ends, now + KILL_S
@@ -243,22 +229,23 @@ class Sandbox:
         elif job.ours and now > job.deadline:
             self._lose("a killed program did not end")
 
-    def _ended(self, number: int, status: int) -> None:
+    def _ended(self, number: int, status: int, at: float) -> None:
         job = next(job for job in self._jobs if number in job.children)
         job.ends[number] = None if number in job.ours and status == -signal.SIGKILL else status
         if len(job.ends) < len(job.children):
             self._judge(job, time.monotonic())
             return
+        job.ended = at
         for output in job.outputs:  # what was written before the end
             while output.reading in self._selector.get_map() and not output.over and output.read():
                 pass
         self._leave(job)
 
-    def _leave(self, job: "_Job", lost: str = "") -> None:
+    def _leave(self, job: Job, lost: str = "") -> None:
         for output in job.outputs:
             with contextlib.suppress(KeyError):
                 self._selector.unregister(output.reading)
-        job.over, job.lost, job.ended = True, lost, time.monotonic()
+        job.over, job.lost = True, lost
         self._jobs.remove(job)
 
     def _lose(self, why: str) -> None:
@@ -268,28 +255,11 @@ class Sandbox:
         self.close()
 
 
-class _Job:
-    """Children that run together until `last` has ended, and what they write.
-
-    `ends` are their exit statuses, None for those that were killed here (`ours`); `late` says that time was up before `last` had
-    ended. `lost` says why nothing is known, where the sandbox was lost.
-    """
-
-    def __init__(self, children: list[int], last: int, outputs: list[_Output], deadline_s: float) -> None:
-        self.children, self.last, self.outputs = children, last, outputs
-        self.began = self.ended = time.monotonic()
-        self.deadline = self.began + deadline_s
-        self.ends: dict[int, int | None] = {}
-        self.ours: set[int] = set()
-        self.late = self.over = False
-        self.lost = ""
-
-
 class Session:
     """Blocks that run, or have run."""
 
-    def __init__(self, job: _Job, opened: "_Descriptors") -> None:
-        self._job, self._opened = job, opened
+    def __init__(self, job: Job, out: Kept, err: Kept, ending: Kept) -> None:
+        self._job, self._out, self._err, self._ending = job, out, err, ending
 
     @property
     def over(self) -> bool:
@@ -306,16 +276,16 @@ class Session:
         Where the block did not come to its end (`os._exit`, a signal) the status is crash. Raises: SandboxError where the
         sandbox was lost.
         """
-        self._opened.__exit__()
+        for file in (self._out, self._err, self._ending):
+            file.take()
         if self._job.lost:
             raise SandboxError(self._job.lost)
-        out, err, ending = self._job.outputs
-        status = _status(self._job.ends[self._job.last], self._job.late, out.over, err)
+        status = status_of(self._job.ends[self._job.last], self._job.late, self._out.over, self._err)
         try:
-            value = json.loads(ending.data)["value"]
+            value = json.loads(self._ending.data)["value"]
         except (ValueError, KeyError, TypeError, RecursionError):
             status, value = "crash" if status in ("ok", "error") else status, None
-        return Outcome(status, bytes(out.data), _last_line(err)), value if isinstance(value, str) else None
+        return Outcome(status, self._out.data, last_line(self._err)), value if isinstance(value, str) else None
 
 
 def _end(zygote: subprocess.Popen[bytes], control: socket.socket) -> None:
@@ -324,76 +294,8 @@ def _end(zygote: subprocess.Popen[bytes], control: socket.socket) -> None:
     control.close()
 
 
-class _Descriptors:
-    """The descriptors of one job, closed together."""
-
-    def __init__(self) -> None:
-        self.opened: list[int] = []
-        self.outputs: list[_Output] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close_writing()
-        for output in self.outputs:
-            os.close(output.reading)
-
-    def keep(self, descriptor: int) -> int:
-        self.opened.append(descriptor)
-        return descriptor
-
-    def output(self, most: int) -> _Output:
-        output = _Output(most)
-        self.outputs.append(output)
-        self.keep(output.writing)
-        return output
-
-    def text(self, text: str) -> int:
-        """A file in memory with this content, read from its beginning."""
-        descriptor = self.keep(os.memfd_create("text"))
-        data = memoryview(text.encode("utf-8", errors="replace"))
-        while data:
-            data = data[os.write(descriptor, data) :]
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        return descriptor
-
-    def payload(self, source: str, entry: str = "") -> int:
-        return self.text(json.dumps({"source": source, "entry": entry}))
-
-    def null(self) -> int:
-        return self.keep(os.open(os.devnull, os.O_RDWR))
-
-    def pair(self) -> tuple[int, int]:
-        here, there = socket.socketpair()
-        return self.keep(here.detach()), self.keep(there.detach())
-
-    def close_writing(self) -> None:
-        """Close what the children now hold, so that the pipes end with them."""
-        for descriptor in self.opened:
-            os.close(descriptor)
-        self.opened.clear()
-
-
 def _raise_stack() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_STACK)
     most = STACK_BYTES if hard == resource.RLIM_INFINITY else min(STACK_BYTES, hard)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_STACK, (most, hard))
-
-
-def _status(end: int | None, late: bool, over: bool, err: _Output) -> Status:
-    if over or err.over:
-        return "limit"
-    if late or end == -signal.SIGXCPU:
-        return "timeout"
-    if end == 0:
-        return "ok"
-    if end == -signal.SIGXFSZ or _last_line(err).startswith("MemoryError"):
-        return "limit"
-    return "crash" if end is not None and end < 0 else "error"
-
-
-def _last_line(err: _Output) -> str:
-    lines = err.data.decode(errors="replace").strip().splitlines()
-    return lines[-1][:300] if lines else ""

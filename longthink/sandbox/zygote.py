@@ -4,8 +4,8 @@ It has imported what programs commonly use, so a child costs a fork and not an i
 or a test: a child reads those from a descriptor of its own, so nothing of one job is left in memory for the next.
 
 Requests are packets of JSON with descriptors on a Unix socket: {"run": n, "mode": …} with stdin, stdout, stderr,
-payload and perhaps a channel; {"kill": n}. Answers: {"ready": level, …}, {"end": n, "status": s} with the exit status
-of a child, negative for the signal that ended it.
+payload and perhaps a channel; {"kill": n}. Answers: {"ready": level, …}, {"end": n, "status": s, "at": t} with the exit status
+of a child, negative for the signal that ended it, and the machine's monotonic clock.
 """
 
 import atexit
@@ -19,6 +19,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from typing import Any
 
@@ -197,7 +198,8 @@ class Zygote:
         _, status = os.waitpid(pid, 0)
         os.close(descriptor)
         del self.children[number]
-        self.control.send(json.dumps({"end": number, "status": os.waitstatus_to_exitcode(status)}).encode())
+        end = {"end": number, "status": os.waitstatus_to_exitcode(status), "at": time.monotonic()}
+        self.control.send(json.dumps(end).encode())
 
 
 def attempts(level: int, scratch: str | None) -> str:

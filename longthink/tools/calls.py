@@ -1,5 +1,7 @@
 """Who runs what rollouts call: each call once, written down before its output is used, and the rollout as it goes on."""
 
+import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from longthink import storage
+from longthink.clusters.peers import LATE, Place
+from longthink.errors import RecipeError
 from longthink.folder import Tokenizer
 from longthink.tools.formats import FORMATS
 from longthink.tools.interpreter import Interpreter
@@ -24,6 +28,7 @@ class _Asked(NamedTuple):
 
     request: Request  # with what the rollout has so far
     text: str
+    after: str  # a digest of all its tokens
     job: int
     known: dict[str, Any] | None
 
@@ -31,56 +36,79 @@ class _Asked(NamedTuple):
 class Calls:
     """Calls of rollouts in, requests to go on with out; `use` tells rollouts of training from those of evaluation.
 
-    A call that is in the journal (`open`) is not run again: a resumed run repeats what the interpreter said, whatever that
-    depended on. The blocks of a rollout share their names: those before a block run again in front of it.
+    A call that is in the journal (`open`), behind the same tokens, is not run again: a resumed run repeats what the interpreter
+    said, whatever that depended on. The blocks of a rollout share their names: those before a block run again in front of it.
     """
 
     def __init__(self, settings: ToolSettings, tokenizer: Tokenizer) -> None:
         self.settings, self.tokenizer, self.format = settings, tokenizer, FORMATS[settings.format]
+        opened = f"{self.format.open} {self.format.close}"
+        if self.format.close not in tokenizer.decode(tokenizer.encode(opened)):
+            raise RecipeError(f"the tokenizer of the model cannot write {opened!r}, a call in tool.format = {settings.format!r}")
         limits = settings.model_dump(include={"call_s", "output_chars", "memory_mb", "at_once"})
         self.interpreter = Interpreter(**limits, lowest=settings.sandbox)
         self._asked: dict[tuple[bool, RolloutId], _Asked] = {}
-        self._journal: Path | None = None
-        self._known: dict[tuple[int, int, int], dict[str, Any]] = {}
+        self.journal: Path | None = None
+        self._known: dict[tuple[int, int, str], dict[str, Any]] = {}
 
     def close(self) -> None:
         self.interpreter.close()
 
-    def open(self, journal: Path) -> None:
-        """Write calls there from now on, and use those that are there."""
-        if journal == self._journal:
+    def open(self, journal: Path | None) -> None:
+        """Write calls there from now on, and use those that are there; None writes nothing."""
+        if journal == self.journal:
+            return
+        self.journal, self._known = journal, {}
+        if journal is None:
             return
         storage.make_folder(journal.parent)
         rows = storage.read_lines(journal)
         storage.cut_lines(journal, rows)  # a line that a kill has torn
-        self._journal = journal
-        self._known = {(row["group"], row["sample"], row["call"]): row for row in rows}
+        self._known = {(row["group"], row["sample"], row["after"]): row for row in rows}
 
     def begin(self, use: bool, request: Request, rollout: Rollout) -> None:
         """Run the call that a rollout ended with, or find it in the journal."""
         text = self.tokenizer.decode(rollout.response_ids)
         code = self.format.called(text)
         assert code is not None, "an engine took something for a call that is none"
-        known = self._known.get((*rollout.id, len(rollout.calls)))
-        known = known if known is not None and known["code"] == code else None
+        after = hashlib.sha256(np.concatenate([rollout.prompt_ids, rollout.response_ids]).tobytes()).hexdigest()[:16]
+        known = self._known.get((*rollout.id, after))
         job = 0 if known else self.interpreter.begin(code, rollout.calls, request.seed % (1 << 32))
-        self._asked[use, rollout.id] = _Asked(replace(request, segments=rollout.segments), text, job, known)
+        self._asked[use, rollout.id] = _Asked(replace(request, segments=rollout.segments), text, after, job, known)
 
     def forget(self, use: bool) -> None:
         """Drop what is on its way."""
         for key in [key for key in self._asked if key[0] is use]:
             self.interpreter.drop(self._asked.pop(key).job)
 
-    def ready(self, use: bool, ids: Sequence[RolloutId], patience_s: float | None = None) -> list[RolloutId]:
-        """Those of them whose calls have ended, after waiting for all that have not run longer than our patience is."""
-        patience_s = self.settings.patience_s if patience_s is None else patience_s
+    def go_on(self, place: Place, use: bool, *, wait: bool) -> list[Rollout] | None:
+        """Give a place the requests of its rollouts whose calls have ended; those of them whose window is full are over.
+
+        They go on two slices after the one they called in, so that what is sampled side by side does not depend on timing. One
+        whose call runs longer than our patience is late, and goes on once its place has nothing else: None until its call ends,
+        which is waited for if asked to.
+        """
+        ids, late = place.returning(use), place.alone(use)
+        ended = self.ready(use, ids, (math.inf if wait else 0.0) if late else self.settings.patience_s)
+        if late and len(ended) < len(ids):
+            return None
+        if not late:
+            ended = [id for id in ended if not self._was_late(use, id)]
+            place.calling[use] |= dict.fromkeys(set(ids) - set(ended), LATE)
+        requests, over = self.answers(use, ended, late=late)
+        place.go_on(use, ended, requests)
+        return over
+
+    def ready(self, use: bool, ids: Sequence[RolloutId], patience_s: float) -> list[RolloutId]:
+        """Those of them whose calls have ended, after waiting for all that have not run longer than so many seconds."""
         jobs = {id: asked.job for id in ids if (asked := self._asked[use, id]).known is None}
-        self.interpreter.wait(0.0)
+        if jobs:
+            self.interpreter.wait(0.0)
         while any(not self.interpreter.done(j) and self.interpreter.seconds(j) < patience_s for j in jobs.values()):
             self.interpreter.wait(TICK_S)
         return [id for id in ids if id not in jobs or self.interpreter.done(jobs[id])]
 
-    def was_late(self, use: bool, id: RolloutId) -> bool:
+    def _was_late(self, use: bool, id: RolloutId) -> bool:
         """Whether the journal says that the others went on without it."""
         known = self._asked[use, id].known
         return known is not None and bool(known["late"])
@@ -97,11 +125,12 @@ class Calls:
             known = asked.known
             call = Call(**{n: known[n] for n in Call.__slots__}) if known else self.interpreter.take(asked.job)
             if known is None:
-                facts = {"group": id.group, "sample": id.sample, "call": len(_calls(asked.request)), "late": late}
+                at = {"group": id.group, "sample": id.sample, "call": len(_calls(asked.request)), "after": asked.after}
+                facts = {**at, "late": late}
                 fresh.append(facts | {name: getattr(call, name) for name in Call.__slots__})
             done.append(self._on(asked, call))
-        if self._journal is not None:
-            storage.append_lines(self._journal, fresh)
+        if self.journal is not None:
+            storage.append_lines(self.journal, fresh)
         return [d for d in done if isinstance(d, Request)], [d for d in done if isinstance(d, Rollout)]
 
     def _on(self, asked: _Asked, call: Call) -> Request | Rollout:

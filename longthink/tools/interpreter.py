@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from longthink.errors import SandboxError
-from longthink.sandbox.client import Outcome, Sandbox, Session
+from longthink.sandbox.client import Sandbox, Session
+from longthink.sandbox.jobs import Outcome
 from longthink.types import Call
 
 __all__ = ["Interpreter"]
@@ -103,7 +104,7 @@ class Interpreter:
             "ok": "" if printed else value or "",
             "error": outcome.error,
             "timeout": "Timeout Error",
-            "limit": outcome.error or "Output Limit Error",
+            "limit": outcome.error if outcome.error.startswith("MemoryError") else "Output Limit Error",
             "crash": "Interpreter Error",
         }
         ending = endings[outcome.status]

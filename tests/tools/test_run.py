@@ -88,7 +88,7 @@ def test_hostile_code_ends_as_text_and_every_rollout_ends(run: tuple[Path, list[
 
 def test_calls_are_in_the_journal_and_the_slow_ones_are_late(run: tuple[Path, list[Batch]]) -> None:
     folder, _ = run
-    late = set()
+    late: list[dict[str, Any]] = []
     for path in sorted((folder / "rollouts").glob("*.jsonl")):
         told = lines(folder / "tool_calls" / path.name)
         key = ("code", "output", "status")
@@ -99,8 +99,9 @@ def test_calls_are_in_the_journal_and_the_slow_ones_are_late(run: tuple[Path, li
             for i, call in enumerate(row.get("calls", []))
         }
         assert written == kept and len(told) == len(written)
-        late |= {row["status"] for row in told if row["late"]}
-    assert late == {"timeout"}
+        late += [row for row in told if row["late"]]
+    assert any(row["status"] == "timeout" for row in late)
+    assert all(row["seconds"] >= TOOLS["tool"]["patience_s"] for row in late)  # a busy machine may make others slow
 
 
 def test_ids_in_are_ids_trained_on_and_a_tools_are_in_no_loss(model: Path, run: tuple[Path, list[Batch]]) -> None:
@@ -204,7 +205,7 @@ def test_what_the_journal_has_is_not_run_again(model: Path, tmp_path: Path) -> N
         try:
             calls.open(tmp_path / "calls" / "step.jsonl")
             calls.begin(False, request, rollout)
-            assert calls.ready(False, [request.id]) == [request.id]
+            assert calls.ready(False, [request.id], 60.0) == [request.id]
             (again,), over = calls.answers(False, [request.id], late=False)
             outputs.append(again.segments[-1].call.output)  # type: ignore[union-attr]
             assert not over and again.num_generated == len(text) + len(again.segments[-1].token_ids)
