@@ -41,15 +41,16 @@ class Kept:
     A child never waits for a reader: how long it runs does not depend on when we come to read.
     """
 
-    def __init__(self, descriptor: int, most: int) -> None:
-        self.writing, self.most = descriptor, most
-        self.data, self.over = b"", False
+    def __init__(self, most: int) -> None:
+        self._file = os.memfd_create("output")
+        self.writing = os.open(f"/proc/self/fd/{self._file}", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)  # nothing to read there
+        self.data, self.most, self.over = b"", most, False
 
     def take(self) -> None:
         """Read it, and let go of the file."""
-        size = os.fstat(self.writing).st_size
-        self.data, self.over = os.pread(self.writing, min(size, self.most), 0), size > self.most
-        os.close(self.writing)
+        size = os.fstat(self._file).st_size
+        self.data, self.over = os.pread(self._file, min(size, self.most), 0), size > self.most
+        os.close(self._file)
 
 
 class Job:
@@ -110,8 +111,10 @@ class Descriptors:
         return self.keep(os.open(os.devnull, os.O_RDWR))
 
     def kept(self, most: int) -> Kept:
-        """A file in memory that a child writes to; it stays open here until it is taken."""
-        return Kept(os.memfd_create("output"), most)
+        """A file in memory that a child writes to; it stays here until it is taken."""
+        kept = Kept(most)
+        self.keep(kept.writing)
+        return kept
 
     def pair(self) -> tuple[int, int]:
         here, there = socket.socketpair()

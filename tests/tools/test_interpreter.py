@@ -1,9 +1,11 @@
 """The interpreter by what it says: values, errors, limits and time-outs as text; names that blocks share; nothing gets out."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hostile import BOMBS, FILES, LOOPS, REFUSED
 
 from longthink.tools.interpreter import Interpreter
 from longthink.types import Call
@@ -117,8 +119,28 @@ def test_many_run_side_by_side_and_one_that_hangs_holds_up_nobody(python: Interp
     quick = [python.begin(f"{i} * 2") for i in range(40)]
     found = finished(python, quick)
     assert [call.output for call in found] == [str(2 * i) for i in range(40)]
-    assert not any(map(python.done, hanging)) and all(python.seconds(job) > 0.0 for job in hanging)
     assert {call.output for call in finished(python, hanging)} == {"Timeout Error"}
+
+
+def test_every_hostile_program_is_contained_while_the_others_finish(python: Interpreter) -> None:
+    """The sandbox's own table: none says what it must not, and between any two of them a plain block says what it should."""
+    attempts = {**REFUSED, **FILES}
+    programs = [*LOOPS.values(), *BOMBS.values(), *(f"{code}\nprint('out', 'of it')" for code in attempts.values())]
+    jobs = [(python.begin(code), python.begin(f"{i} + 1")) for i, code in enumerate(programs)]
+    plain = finished(python, [job for _, job in jobs])
+    assert [call.output for call in plain] == [str(i + 1) for i in range(len(programs))]
+    found = finished(python, [job for job, _ in jobs])
+    assert {call.status for call in found[: len(LOOPS)]} == {"timeout"}
+    assert {call.status for call in found[len(LOOPS) :]} <= {"error", "limit", "crash", "timeout"}
+    assert not any("out of it" in call.output for call in found)
+    assert not Path("/tmp/escaped").exists() and not Path("/dev/shm/escaped").exists()
+
+
+def test_nothing_is_left_of_hundreds_of_blocks(python: Interpreter) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(4):
+        finished(python, [python.begin("print(1)") for _ in range(50)])
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_what_ended_a_process_does_not_run_again(python: Interpreter) -> None:
