@@ -143,6 +143,17 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(folder: Path, tmp_path:
     assert (tmp_path / "run" / last).read_bytes() == (tmp_path / "whole" / last).read_bytes()
 
 
+@pytest.mark.cluster
+@pytest.mark.parametrize("cluster", [{"learners": 2, "threads": 1, "shard": True}, {"learners": 1, "threads": 1, "samplers": 1}])
+def test_it_learns_the_same_wherever_it_computes(folder: Path, tmp_path: Path, cluster: dict[str, Any]) -> None:
+    runs = {"here": {"learners": 1, "threads": 1}, "there": cluster}
+    for name, table in runs.items():
+        path = write(folder, tmp_path / f"{name}.toml", cluster=table, budget={"max_steps": 4})
+        assert main(["sft", str(path), "--out", str(tmp_path / name)]) == 0
+    here, there = ([r["validation/loss"] for r in rows_of(tmp_path / name) if "validation/loss" in r] for name in runs)
+    assert here == pytest.approx(there, abs=1e-5) and len(here) == 3
+
+
 def test_sampled_accuracy_goes_with_a_verifier(folder: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) | {"answer": "7"} for line in (folder / "train.jsonl").read_text().splitlines()]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
