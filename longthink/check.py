@@ -18,6 +18,7 @@ from longthink.rewards.base import BAD_GOLD, Reward
 from longthink.rewards.file import File
 from longthink.rewards.pool import RewardPool
 from longthink.schedules import window_at
+from longthink.sft import by_epochs
 from longthink.shape import Parts, pin_files
 from longthink.stages import Triggers
 from longthink.tables import MOVING, CycleSettings
@@ -39,7 +40,7 @@ def check(recipe: Recipe, *, golds: int) -> int:
     """
     if golds < 0:
         raise RecipeError(f"--golds is {golds}, expected at least 0")
-    recipe = pin_files(recipe)
+    recipe = by_epochs(pin_files(recipe))
     tasks, rewards = load_domains(recipe)
     refuse_unusable(tasks, recipe.pools is not None)
     parts = [Parts(made.shape) for made in recipe.staged]

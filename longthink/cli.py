@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     n.set_defaults(command=_later("longthink.planning.plan", "command"))
     r = verbs.add_parser("report", help="write report.html for a run folder")
     r.add_argument("run", type=Path)
-    r.set_defaults(command=_report)
+    r.set_defaults(command=_later("longthink.report", "command"))
     _control_parsers(verbs)
     _grading_parsers(verbs)
     return parser
@@ -238,6 +238,8 @@ def _train(args: argparse.Namespace) -> int:
         if args.parent:
             raise RecipeError(f"{args.verb}: --resume goes on with a run, --from begins another; give one of them")
         recipe = Run.open(folder, by_epochs(pin_files(recipe)) if recipe else None).recipe
+        if args.engine and recipe.engine.kind != args.engine:
+            raise RecipeError(f"sft: {folder} is a run of `longthink train`, whose responses are sampled; go on with that")
     assert recipe is not None
     parent = None
     if args.parent:
@@ -347,13 +349,6 @@ def _check(args: argparse.Namespace) -> int:
     from longthink.recipe import load_recipe
 
     return check(load_recipe(args.recipe, args.set, args.arm, args.on), golds=args.golds)
-
-
-def _report(args: argparse.Namespace) -> int:
-    from longthink.report import write_report
-
-    print(write_report(args.run))
-    return 0
 
 
 def _verify(args: argparse.Namespace) -> int:

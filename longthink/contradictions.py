@@ -180,6 +180,8 @@ def _sampling(recipe: "Recipe") -> Iterator[str]:
         yield "engine.kind is teacher, whose rollouts have no log-probs; expected loss.kind = 'nll'"
     if recipe.engine.kind != "teacher" and not recipe.validation.samples:
         yield "validation.samples is 0, for the loss of traces alone, which only engine.kind = 'teacher' has; expected at least 1"
+    if recipe.engine.kind != "teacher" and any(d.task.get("empty_golds") == "keep" for d in recipe.domains):
+        yield "task.empty_golds = 'keep' is for fine-tuning, where nobody needs the gold; expected 'error' or 'drop'"
     if recipe.budget.max_epochs and recipe.engine.kind != "teacher":
         yield "budget.max_epochs counts passes over traces, and engine.kind is not teacher; expected budget.max_steps"
     if recipe.loss.kind != "grpo":

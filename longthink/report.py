@@ -1,5 +1,6 @@
 """One offline page about a run: what changed, how it went step by step, what was decided and why."""
 
+import argparse
 import html
 import re
 import tomllib
@@ -15,11 +16,17 @@ from longthink.reports.record import Record, inner, number, read_record, shown
 from longthink.settings import fold
 from longthink.telling import action_in_words, evidence_in_words, words
 
-__all__ = ["render_table", "write_report"]
+__all__ = ["command", "render_table", "write_report"]
 
 COLUMNS = ("", "accuracy", "95 % interval", "mean tokens", "truncated", "problems", "samples")
 MAX_EVENTS = 200  # listed in the table
 ODD = (ValueError, KeyError, IndexError, TypeError, AttributeError)  # what an event of another make may raise
+
+
+def command(args: argparse.Namespace) -> int:
+    """`longthink report`."""
+    print(write_report(args.run))
+    return 0
 
 
 def write_report(run: Path) -> Path:

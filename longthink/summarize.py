@@ -88,6 +88,7 @@ def staleness(scored: Sequence[Scored], version: int, counts: Counted) -> dict[s
     """
     sampled, collected = counts.sampled, counts.collected
     ages = [(version - s.policy_version, len(s.token_ids)) for r, _ in scored for s in r.segments if s.source == "policy"]
+    mixed = [{s.policy_version for s in r.segments if s.source == "policy"} for r, _ in scored]
     tokens = max(sum(count for _, count in ages), 1)
     gap, shares = 0.0, [0.0, 0.0]
     for length in sorted(sampled.keys() | collected.keys()):
@@ -97,7 +98,7 @@ def staleness(scored: Sequence[Scored], version: int, counts: Counted) -> dict[s
     return {
         "async/staleness/mean": sum(age * count for age, count in ages) / tokens,
         "async/staleness/max": max((age for age, _ in ages), default=0),
-        "async/mixed_share": sum(len({s.policy_version for s in r.segments}) > 1 for r, _ in scored) / max(len(scored), 1),
+        "async/mixed_share": sum(len(versions) > 1 for versions in mixed) / max(len(scored), 1),
         "async/length_gap": gap,
     }
 

@@ -20,6 +20,7 @@ from longthink.part import load_part
 from longthink.recipe import Recipe, load_recipe, load_study
 from longthink.rewards.base import Reward
 from longthink.run import Run
+from longthink.sft import by_epochs
 from longthink.shape import Parts, pin_files
 from longthink.stages import Triggers
 from longthink.stats import mean_interval
@@ -122,7 +123,7 @@ def sweep(
 
 
 def _recipe(path: Path, cell: Cell, sets: Sequence[str], seed: int) -> Recipe:
-    return pin_files(load_recipe(path, [*sets, *cell.sets, f"seed={seed}"], cell.arm))
+    return by_epochs(pin_files(load_recipe(path, [*sets, *cell.sets, f"seed={seed}"], cell.arm)))
 
 
 def _folder(cell: Cell) -> str:

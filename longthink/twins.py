@@ -88,6 +88,7 @@ def twin_recipe(run: Run, number: int, end: int) -> Recipe:
             "budget": made.budget.model_copy(
                 update={
                     "max_steps": end - step,
+                    "max_epochs": 0.0,
                     "max_generated_tokens": 0,
                     "max_hours": 0.0,
                     "max_gpu_hours": 0.0,

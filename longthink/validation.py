@@ -158,6 +158,8 @@ class Validator:
         if not groups:
             raise TaskError("the validation split has no prompt that fits rollout.max_prompt_tokens")
         batch = Batch.of(groups)
+        if not batch.loss_mask.any():
+            raise TaskError(f"no validation trace has a token to learn within the window of {window}; raise rollout.window")
         found = self.cluster.logprobs(batch, LossSettings(kind="nll", old_logprobs="learner"), recipe.rollout.temperature)
         assert found.old_logprobs is not None
         return float(-found.old_logprobs[batch.loss_mask].mean(dtype=np.float64))

@@ -28,7 +28,7 @@ from longthink.clusters.weights import Weights, parameters_of, wide
 from longthink.clusters.workers import Rank, SharedSum, find_store, make_rank, make_sampler, scored_rows
 from longthink.engines.embedded import EmbeddedEngine
 from longthink.errors import EngineError, LearnerLost, LongthinkError, WorkerLost
-from longthink.folder import ModelFolder
+from longthink.folder import ModelFolder, Tokenizer
 from longthink.learners.local import LocalLearner
 from longthink.metrics import Sums
 from longthink.recipe import Recipe
@@ -57,7 +57,7 @@ class Cluster:
         self.tries, self.gap, self.resyncs, self.digests = asked.resyncs, 0.0, 0, dict[str, int]()
         self._version, self._posted, self._holding = -1, None, False
         self.restarts = asked.restarts
-        self.calls = Calls(recipe.tool, self.tokenizer) if recipe.tool and recipe.tool.run else None
+        self.calls = _calls(recipe, self.tokenizer)
         self.ranks: list[Place] = []
         self.samplers: list[Place] = []
         self.placement = _placed(recipe)
@@ -371,8 +371,8 @@ class Cluster:
         """Let rollouts go on whose calls have ended; False while nothing is left but to wait for late ones."""
         if self.calls is None:
             return True
-        over = self.calls.go_on(place, use, wait=not any(other.due for other in (*self.ranks, *self.samplers)))
-        self._ended[use] += over or ()
+        owed = any(other.due for other in (*self.ranks, *self.samplers))
+        self._ended[use] += (over := self.calls.go_on(place, use, wait=not owed)) or ()
         return over is not None
 
     def _sampled(self, place: Place, use: bool, rollouts: Sequence[Rollout]) -> None:
@@ -383,6 +383,13 @@ class Cluster:
                 assert self.calls is not None
                 self.calls.begin(use, request, rollout)
         self._feed(place)
+
+
+def _calls(recipe: Recipe, tokenizer: Tokenizer) -> Calls | None:
+    """Who runs what rollouts call; None where nothing is sampled, or nothing run."""
+    sampled = recipe.engine.kind != "teacher" or (recipe.validation.every and recipe.validation.samples)
+    runs = recipe.tool is not None and recipe.tool.run and sampled
+    return Calls(recipe.tool, tokenizer, in_order=not recipe.rollout.staleness) if recipe.tool and runs else None
 
 
 def _placed(recipe: Recipe) -> Placement:

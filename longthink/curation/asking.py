@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from longthink import storage
 from longthink.curation.rows import Rejected, Row
@@ -46,6 +46,12 @@ class Asking(BaseModel):
     def name(self) -> str:
         """What the model is called."""
         return self.served or self.path
+
+    @model_validator(mode="after")
+    def _of_a_folder(self) -> Self:
+        if self.settings and self.path.startswith(("http://", "https://")):
+            raise ValueError("settings are for the folder of a model; a server has its own")
+        return self
 
     def digest(self) -> str:
         """What tells two ways of asking apart: the weights (or the server's name for them) and how tokens are drawn."""

@@ -106,7 +106,8 @@ def write_output(recipe: Curation, folder: Path, funnel: Sequence[Mapping[str, A
         rows = (row for row in last.rows() if (fact(row, "split") or SPLITS[0]) == split and part in ("", row.source))
         counts[name] = _write(draft, name, recipe.output, _seen(rows, ids), split)
         told = (row for row in last.rows() if (fact(row, "split") or SPLITS[0]) == split and part in ("", row.source))
-        _write_responses(draft, f"responses.{name}", recipe.output, (r for row in told for r in responses_of(row, recipe.output)))
+        found = (r for row in told if row.answer is not None for r in responses_of(row, recipe.output))
+        _write_responses(draft, f"responses.{name}", recipe.output, found)
     counts = {name: count for name, count in counts.items() if count or name == SPLITS[0]}
     _rejects(draft / "rejects.parquet", steps, funnel, ids)
     files = sorted(path.name for path in draft.iterdir())

@@ -12,11 +12,12 @@ from longthink.curation.steps.base import Step
 from longthink.curation.text import grams
 from longthink.rewards.pool import RewardPool
 from longthink.tools.formats import FORMATS, Piece, pieces
-from longthink.tools.interpreter import Interpreter
+from longthink.tools.interpreter import Interpreter, shortened
 from longthink.types import Call, Verdict
 
 __all__ = ["ChoosingStep", "said_by_tool"]
 
+TOLD, MOST = 400, 4000  # characters of an output as the tool shows it by default, and of one that is compared
 GRAM = 5  # words of a sequence that two responses are compared by
 
 
@@ -36,9 +37,7 @@ class ChoosingStep(Step):
     similar: float = Field(0.8, gt=0, le=1)
     code: Literal["any", "some", "none"] = Field("any", description="some: only responses that call the tool and show its output")
     format: Literal["still", "tora", "tags"] = Field("still", description="how calls are written (longthink/tools/formats.py)")
-    rerun: bool = Field(
-        False, description="run the code again, and drop a response that shows another output: a teacher may invent it"
-    )
+    rerun: bool = Field(False, description="run the code again, and drop what shows another output: a teacher may invent it")
 
     def judged(self, rows: Sequence[Row], replies: Sequence[Sequence[Reply]], pool: RewardPool) -> list[list[Verdict]]:
         """A verdict for each reply; one that the window cut is not looked at."""
@@ -115,14 +114,15 @@ def _is_so(called: Sequence[tuple[str, str]]) -> bool:
         while not interpreter.done(job):
             interpreter.wait(1.0)
         earlier.append(interpreter.take(job))
-        if earlier[-1].output.strip() != output:
+        said = earlier[-1].output.strip()
+        if output not in (said, shortened(said, TOLD)):
             return False
     return True
 
 
 @lru_cache(1)
 def _interpreter() -> Interpreter:
-    return Interpreter(call_s=5.0, output_chars=4000, memory_mb=1024, lowest="landlock", at_once=1)
+    return Interpreter(call_s=5.0, output_chars=MOST, memory_mb=1024, lowest="landlock", at_once=1)
 
 
 def _alike(one: str, other: str) -> float:

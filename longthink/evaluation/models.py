@@ -11,7 +11,8 @@ import numpy as np
 
 from longthink import storage
 from longthink.errors import RecipeError
-from longthink.types import Ints, Problem, Rollout, Segment
+from longthink.tools.formats import FORMATS, Piece, pieces
+from longthink.types import Call, Ints, Problem, Rollout, Segment
 
 if TYPE_CHECKING:
     from longthink.engines.base import Stream
@@ -63,7 +64,8 @@ class LocalModel:
         self.tokenizer, self.positions = folder.tokenizer, folder.config.max_positions
         self.where = {"model": path}
         self.facts: dict[str, Any] = {"weights": weights_hash(Path(path)), "dtype": recipe.model.dtype}
-        self.facts |= {"tool": recipe.tool.model_dump(mode="json")} if recipe.tool else {}
+        self.facts |= {"tool": recipe.tool.model_dump(mode="json") if recipe.tool else None}
+        self.format = FORMATS[recipe.tool.format] if recipe.tool else None
         self.workers = recipe.workers
         self.engine = self.cluster = Cluster(recipe)
         self.facts |= {"parameters": parameters_of(folder.config)}
@@ -79,7 +81,15 @@ class LocalModel:
         return ids
 
     def begun(self, messages: Sequence[Mapping[str, str]]) -> tuple[Segment, ...]:
-        return tuple(Segment("prefix", self.tokenizer.encode(m["content"])) for m in messages if m["role"] == "prefix")
+        text = "".join(m["content"] for m in messages if m["role"] == "prefix")
+        found = [*pieces(text, self.format)] if self.format and text else [Piece(text, "prefix")] * bool(text)
+        segments, before = [], ""
+        for piece in found:  # what was called before is run again in front of what is called next
+            code = self.format.called(before) if self.format and piece.source == "tool" else None
+            call = Call(code, piece.text, "ok", 0.0) if code is not None else None
+            segments.append(Segment("tool" if call else "prefix", self.tokenizer.encode(piece.text), call=call))
+            before += piece.text
+        return tuple(segments)
 
     def text(self, rollout: Rollout) -> str:
         return self.tokenizer.decode(rollout.response_ids)

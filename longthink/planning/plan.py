@@ -15,6 +15,7 @@ from longthink.planning.simulate import Load, simulate
 from longthink.recipe import Recipe, load_recipe, profiles
 from longthink.rng import derive_seed
 from longthink.schedules import window_at
+from longthink.sft import by_epochs
 
 __all__ = ["Lengths", "StagePlan", "command", "plan", "planned", "stage_plan"]
 
@@ -186,5 +187,6 @@ def planned(recipe: Recipe, on: str, lengths: str, price: float = 0.0) -> list[s
 def command(args: argparse.Namespace) -> int:
     """`longthink plan`."""
     profile = args.on if args.on in profiles() else ""
-    print("\n".join(planned(load_recipe(args.recipe, args.set, args.arm, profile), args.on, args.lengths, args.price)))
+    recipe = by_epochs(load_recipe(args.recipe, args.set, args.arm, profile))
+    print("\n".join(planned(recipe, args.on, args.lengths, args.price)))
     return 0

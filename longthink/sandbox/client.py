@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import resource
 import selectors
 import signal
@@ -79,7 +80,7 @@ class Sandbox:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 env=ENVIRONMENT,
-                preexec_fn=_raise_stack,  # the parent is a process of one thread
+                preexec_fn=_raise_stack,  # sets a limit and nothing else, whatever threads there are
             )
         self._end = weakref.finalize(self, _end, self._process, self._control)
         message = self._message(time.monotonic() + START_S)
@@ -92,7 +93,7 @@ class Sandbox:
             self.close()
             raise SandboxError(
                 f"this machine isolates programs to level {self.facts['ready']!r} only, {self.lowest!r} is asked for "
-                f"({json.dumps(self.facts['failures'])}); set reward.sandbox to a lower level if you trust what will run"
+                f"({json.dumps(self.facts['failures'])}); set `sandbox` to a lower level where you trust what will run"
             )
         self._selector.register(self._control, selectors.EVENT_READ)
 
@@ -143,10 +144,16 @@ class Sandbox:
         `random` begins with the seed; only the last block is heard.
         """
         opened = Descriptors()
-        out, err, ending = opened.kept(max_output), opened.kept(MAX_ERROR), opened.kept(MAX_ERROR)
-        payload = opened.text(json.dumps({"blocks": blocks, "seed": seed}))
-        child = self._fork("session", [opened.text(""), out.writing, err.writing, payload, ending.writing])
-        opened.close_writing()
+        kept = out, err, ending = opened.kept(max_output), opened.kept(MAX_ERROR), opened.kept(MAX_ERROR)
+        payload = opened.text(json.dumps({"blocks": blocks, "seed": seed, "cpu_s": math.ceil(deadline_s) + 1}))
+        try:
+            child = self._fork("session", [opened.text(""), out.writing, err.writing, payload, ending.writing])
+        except SandboxError:
+            for file in kept:
+                file.take()
+            raise
+        finally:
+            opened.close_writing()
         job = Job([child], child, [], deadline_s)
         self._begin(job)
         return Session(job, out, err, ending)
@@ -231,6 +238,7 @@ class Sandbox:
 
     def _ended(self, number: int, status: int, at: float) -> None:
         job = next(job for job in self._jobs if number in job.children)
+        job.late |= number == job.last and number not in job.ours and at > job.deadline
         job.ends[number] = None if number in job.ours and status == -signal.SIGKILL else status
         if len(job.ends) < len(job.children):
             self._judge(job, time.monotonic())
@@ -270,22 +278,31 @@ class Session:
         """How long it has run."""
         return (self._job.ended if self._job.over else time.monotonic()) - self._job.began
 
-    def result(self) -> tuple[Outcome, str | None]:
-        """What the last block printed, and its last line's value; once it is over, and once.
+    @property
+    def lost(self) -> bool:
+        """Whether nothing is known of it: the sandbox was lost."""
+        return bool(self._job.lost)
 
-        Where the block did not come to its end (`os._exit`, a signal) the status is crash. Raises: SandboxError where the
-        sandbox was lost.
-        """
+    def close(self) -> None:
+        """Let go of what it has written."""
         for file in (self._out, self._err, self._ending):
             file.take()
-        if self._job.lost:
-            raise SandboxError(self._job.lost)
+
+    def result(self) -> tuple[Outcome, str | None, float]:
+        """What the last block printed, its last line's value, and the seconds it says it took; once it is over, and once.
+
+        Where the block did not come to its end (`os._exit`, a signal) the status is crash.
+        """
+        self.close()
         status = status_of(self._job.ends[self._job.last], self._job.late, self._out.over, self._err)
+        value, own = None, math.inf
         try:
-            value = json.loads(self._ending.data)["value"]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            status, value = "crash" if status in ("ok", "error") else status, None
-        return Outcome(status, self._out.data, last_line(self._err)), value if isinstance(value, str) else None
+            told = json.loads(self._ending.data)
+            value, own = told["value"], max(0.0, float(told["seconds"]))
+        except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
+            status = "crash" if status in ("ok", "error") else status
+        outcome = Outcome(status, self._out.data, last_line(self._err))
+        return outcome, value if isinstance(value, str) else None, own
 
 
 def _end(zygote: subprocess.Popen[bytes], control: socket.socket) -> None:

@@ -44,6 +44,7 @@ class Zygote:
         self.children: dict[int, tuple[int, int]] = {}  # request -> pid and its descriptor
         self.scratch: str | None = None
         self.rules: int | None = None
+        self.bare: int | None = None  # without the scratch folder, for what runs side by side
         self.uid: int | None = None
         self.reads = False  # whether children keep the right to read what others own
         self.level = "none"
@@ -72,9 +73,10 @@ class Zygote:
 
     def open_files(self) -> str:
         """Mount the scratch folder and make the ruleset all children share; why that fails, or nothing."""
-        if self.rules is not None:
-            os.close(self.rules)
-        self.rules = None
+        for rules in (self.rules, self.bare):
+            if rules is not None:
+                os.close(rules)
+        self.rules = self.bare = None
         try:
             if self.level == "namespaces":
                 places = (p for p in SCRATCH if os.path.isdir(p) and not any(s.startswith(p) for s in sys.path))
@@ -84,6 +86,7 @@ class Zygote:
             if LEVELS.index(self.level) >= LEVELS.index("landlock"):
                 readable = [*LIBRARIES, *(p for p in sys.path if os.path.isdir(p))]
                 self.rules = confine.ruleset(readable, [self.scratch] if self.scratch else [], DEVICES)
+                self.bare = confine.ruleset(readable, [], DEVICES)
         except OSError as error:
             return str(error)
         return ""
@@ -167,6 +170,8 @@ class Zygote:
         status = 1
         try:
             self.control.close()
+            if mode == "session":
+                self.rules, self.scratch = self.bare, None
             given = [*descriptors, *([self.rules] if self.rules is not None else [])]
             aside = [os.dup2(descriptor, 200 + i) for i, descriptor in enumerate(given)]
             for place, descriptor in enumerate(aside):

@@ -180,7 +180,7 @@ def _load(path: Path, changed: int, asked: str) -> tuple[Row, ...]:
     elif how.empty_golds == "keep" and not how.gold_column and not any(has(table, name) for name in GOLD_COLUMNS):
         golds = [None] * len(table)
     else:
-        golds = [clean_gold(gold) for gold in _column(path, table, how.gold_column, "gold")]
+        golds = [clean_gold(gold) for gold in _column(path, table, how.gold_column, "gold", lacking=how.empty_golds == "keep")]
     rows = []
     responses = _responses(path, table, how)
     for number, (prompt, gold) in enumerate(zip(prompts, golds, strict=True)):
@@ -190,7 +190,7 @@ def _load(path: Path, changed: int, asked: str) -> tuple[Row, ...]:
         meta = {name: value for name in how.keep if (value := lookup(table[number], name)) is not MISSING}
         messages, answer = _messages(where, prompt)
         gold = gold if gold is None and how.empty_golds == "keep" else _checked_gold(where, gold)
-        rows.append(Row(number, messages, gold, meta, responses[number] or answer))
+        rows.append(Row(number, messages, gold, meta, (answer if not how.response_column else ()) or responses[number]))
     if odd := [name for name in how.keep if not any(name in row.kept for row in rows)] if rows else []:
         raise TaskError(
             f"{path}: no row has the column {odd[0]!r} that is to be kept; the first has {', '.join(map(str, table[0]))}"
@@ -200,15 +200,15 @@ def _load(path: Path, changed: int, asked: str) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def _column(path: Path, table: Sequence[Mapping[str, Any]], named: str, what: str) -> list[Any]:
-    """The prompt or gold column, found once for the whole file. Raises: TaskError for the first row without it."""
+def _column(path: Path, table: Sequence[Mapping[str, Any]], named: str, what: str, *, lacking: bool = False) -> list[Any]:
+    """The prompt or gold column, found once for the whole file. Raises: TaskError for the first row without it, unless it may."""
     usual = {"prompt": PROMPT_COLUMNS, "gold": GOLD_COLUMNS}.get(what, ())
     names = (named,) if named else usual
     held = (n for n in names if any(clean_gold(lookup(row, n)) is not None for row in table))
     present = (n for n in names if lookup(table[0], n) is not MISSING)
     name = next(held, None) or next(present, None)
     values = [lookup(row, name) if name else MISSING for row in table]
-    if MISSING in values:
+    if MISSING in values and not lacking:
         number = next(i for i, value in enumerate(values) if value is MISSING)
         raise TaskError(
             f"{path}: row {number} has no {what} column; got columns {', '.join(table[number])}; "
@@ -271,9 +271,14 @@ def _response(value: Any) -> tuple[Piece, ...] | None:
             return (Piece(value, "policy"),) if value else ()
         case [{"role": "assistant", "content": str(text)}]:  # TRL's conversational form
             return (Piece(text, "policy"),)
-        case list() if value and all(isinstance(p, Mapping) and isinstance(p.get("text"), str) for p in value):
+        case list() if any(_is_part(p) and p.get("learn", True) for p in value) and all(map(_is_part, value)):
             return tuple(Piece(part["text"], "policy" if part.get("learn", True) else "prefix") for part in value)
     return () if value is None or value is MISSING else None
+
+
+def _is_part(value: Any) -> bool:
+    """Whether a value is a part of a response, as a list of them has it."""
+    return isinstance(value, Mapping) and isinstance(value.get("text"), str) and isinstance(value.get("learn", True), bool)
 
 
 def _messages(where: str, prompt: Any) -> tuple[tuple[dict[str, str], ...], tuple[Piece, ...]]:

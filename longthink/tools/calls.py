@@ -13,6 +13,7 @@ from longthink import storage
 from longthink.clusters.peers import LATE, Place
 from longthink.errors import RecipeError
 from longthink.folder import Tokenizer
+from longthink.machine import usable_cores
 from longthink.tools.formats import FORMATS
 from longthink.tools.interpreter import Interpreter
 from longthink.tools.settings import ToolSettings
@@ -40,13 +41,14 @@ class Calls:
     said, whatever that depended on. The blocks of a rollout share their names: those before a block run again in front of it.
     """
 
-    def __init__(self, settings: ToolSettings, tokenizer: Tokenizer) -> None:
+    def __init__(self, settings: ToolSettings, tokenizer: Tokenizer, *, in_order: bool = True) -> None:
+        self.in_order = in_order
         self.settings, self.tokenizer, self.format = settings, tokenizer, FORMATS[settings.format]
-        opened = f"{self.format.open} {self.format.close}"
-        if self.format.close not in tokenizer.decode(tokenizer.encode(opened)):
-            raise RecipeError(f"the tokenizer of the model cannot write {opened!r}, a call in tool.format = {settings.format!r}")
-        limits = settings.model_dump(include={"call_s", "output_chars", "memory_mb", "at_once"})
-        self.interpreter = Interpreter(**limits, lowest=settings.sandbox)
+        call = f"{self.format.open}\n1\n{self.format.close}"
+        if self.format.called(tokenizer.decode(tokenizer.encode(call))) is None:
+            raise RecipeError(f"the tokenizer of the model cannot write {call!r}, a call in tool.format = {settings.format!r}")
+        limits = settings.model_dump(include={"call_s", "output_chars", "memory_mb"})
+        self.interpreter = Interpreter(**limits, lowest=settings.sandbox, at_once=settings.at_once or 2 * usable_cores())
         self._asked: dict[tuple[bool, RolloutId], _Asked] = {}
         self.journal: Path | None = None
         self._known: dict[tuple[int, int, str], dict[str, Any]] = {}
@@ -89,6 +91,13 @@ class Calls:
         which is waited for if asked to.
         """
         ids, late = place.returning(use), place.alone(use)
+        if not self.in_order:  # where the order of things depends on timing anyway, late ones go on as soon as they can
+            behind = [id for id, slice_ in place.calling[use].items() if slice_ == LATE and id not in ids]
+            requests, over = self.answers(use, self.ready(use, behind, 0.0), late=True)
+            place.go_on(use, [*(r.id for r in requests), *(r.id for r in over)], requests)
+            if over:
+                return over
+            ids, late = place.returning(use), place.alone(use)
         ended = self.ready(use, ids, (math.inf if wait else 0.0) if late else self.settings.patience_s)
         if late and len(ended) < len(ids):
             return None

@@ -8,7 +8,7 @@ import numpy as np
 
 from longthink.types import Ints
 
-__all__ = ["FORMATS", "CallFormat", "Piece", "Watch", "pieces"]
+__all__ = ["FORMATS", "THOUGHT", "CallFormat", "Piece", "Watch", "pieces"]
 
 THOUGHT = "</think>"  # a program behind it is an answer, not a call
 

@@ -4,12 +4,12 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from longthink.errors import SandboxError
 from longthink.sandbox.client import Sandbox, Session
 from longthink.sandbox.jobs import Outcome
+from longthink.tools.formats import THOUGHT
 from longthink.types import Call
 
-__all__ = ["Interpreter"]
+__all__ = ["Interpreter", "shortened"]
 
 MAX_CODE = 100_000  # characters
 AGAIN = 2.0  # a block that ran so long may take so many times as long when it runs again
@@ -41,6 +41,8 @@ class Interpreter:
         self._waiting: deque[_Job] = deque()
         self._running: dict[int, tuple[_Job, Session]] = {}
         self._done: dict[int, Call] = {}
+        self._dropped: set[int] = set()
+        self._again: set[int] = set()  # lost once with the sandbox, through no fault of their own
         self._number = 0
 
     def close(self) -> None:
@@ -63,7 +65,16 @@ class Interpreter:
         self._sandbox.wait(timeout_s if self._running else 0.0)
         for number in [n for n, (_, session) in self._running.items() if session.over]:
             job, session = self._running.pop(number)
-            self._done[number] = self._said(job, session)
+            if number in self._dropped:
+                self._dropped.discard(number)
+                session.close()
+            elif session.lost and number not in self._again:
+                self._again.add(number)
+                session.close()
+                self._waiting.appendleft(job)
+            else:
+                self._again.discard(number)
+                self._done[number] = self._said(job, session)
         self._start()
 
     def done(self, number: int) -> bool:
@@ -82,6 +93,8 @@ class Interpreter:
         """Forget a job; one that runs goes on unheard."""
         self._waiting = deque(job for job in self._waiting if job.number != number)
         self._done.pop(number, None)
+        if number in self._running:
+            self._dropped.add(number)
 
     def _start(self) -> None:
         while self._waiting and len(self._running) < self.at_once:
@@ -91,12 +104,12 @@ class Interpreter:
             self._running[job.number] = job, self._sandbox.session(blocks, seed=job.seed, deadline_s=limit)
 
     def _said(self, job: _Job, session: Session) -> Call:
-        try:
-            outcome, value = session.result()
-        except SandboxError:
-            outcome, value = Outcome("crash", b"", ""), None
-        text = self._text(outcome, value)
-        return Call(job.code, text, outcome.status, round(session.seconds, 3))
+        seconds = session.seconds
+        if session.lost:
+            session.close()
+            return Call(job.code, self._text(Outcome("crash", b"", ""), None), "crash", round(seconds, 3))
+        outcome, value, own = session.result()
+        return Call(job.code, self._text(outcome, value), outcome.status, round(min(own, seconds), 3))
 
     def _text(self, outcome: Outcome, value: str | None) -> str:
         printed = outcome.stdout.decode(errors="replace")
@@ -109,5 +122,11 @@ class Interpreter:
         }
         ending = endings[outcome.status]
         text = f"{printed.rstrip()}\n{ending}" if printed.strip() and ending else ending or printed
-        text, half = text.strip("\n"), self.output_chars // 2
-        return text if len(text) <= self.output_chars else f"{text[:half]}...{text[-half:]}"
+        text = text.encode("utf-8", "replace").decode()  # no half characters, which no tokenizer takes
+        text = text.replace(THOUGHT, "</ think>").strip("\n")  # what is printed ends no thinking
+        return shortened(text, self.output_chars)
+
+
+def shortened(text: str, most: int) -> str:
+    """A text, or its first and last halves where it has more than so many characters."""
+    return text if len(text) <= most else f"{text[: most // 2]}...{text[-(most // 2) :]}"

@@ -20,8 +20,8 @@ class ToolSettings(Table):
     )
     run: bool = Field(True, description="false: code is written and nothing runs it, STILL-3's ablation")
     calls: int = Field(4, ge=1, le=64, description="of a rollout; code behind the last of them is text like any other")
-    call_s: float = Field(5.0, gt=0, description="seconds a call may take, beside what the blocks before it take again")
-    total_s: float = Field(30.0, gt=0, description="seconds of a rollout's calls, after which nothing runs any more")
+    call_s: float = Field(5.0, gt=0, description="seconds of the clock a call may take, beside what earlier blocks take again")
+    total_s: float = Field(30.0, gt=0, description="of a rollout's calls, earlier blocks not counted; then nothing runs any more")
     output_chars: int = Field(400, ge=8, le=4000, description="of a call; the middle of longer output is left out")
     output_tokens: int = Field(4096, ge=1, description="of a rollout's outputs, after which nothing runs any more")
     patience_s: float = Field(
@@ -32,7 +32,7 @@ class ToolSettings(Table):
     learn_output: bool = Field(
         False, description="fine-tuning: the output in a trace is learnt like the rest, as STILL-3's code does"
     )
-    at_once: int = Field(32, ge=1, le=256, description="calls that run side by side")
+    at_once: int = Field(0, ge=0, le=256, description="calls that run side by side; 0: two a core")
     memory_mb: int = Field(1024, ge=128)
     sandbox: Literal["namespaces", "landlock", "seccomp", "none"] = Field(
         "landlock", description="the isolation asked for at least"

@@ -157,7 +157,7 @@ def test_inject_says_what_it_needs(tmp_path: Path, capsys: pytest.CaptureFixture
     curated(tmp_path / "a", rows, [{"kind": "inject", "model": {"path": "m"}}], status=2)
     assert "model.settings needs the interpreter: expected tool = { format = 'still' }" in capsys.readouterr().err
     curated(tmp_path / "b", rows, [{"kind": "inject", "model": {"path": "http://x/v1", "settings": {"tool": {}}}}], status=2)
-    assert "a server cannot go on from a thought" in capsys.readouterr().err
+    assert "settings are for the folder of a model; a server has its own" in capsys.readouterr().err
 
 
 def test_synthesis_writes_thoughts_with_verification_reflection_and_correction(tmp_path: Path) -> None:

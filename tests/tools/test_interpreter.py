@@ -1,6 +1,7 @@
 """The interpreter by what it says: values, errors, limits and time-outs as text; names that blocks share; nothing gets out."""
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -100,11 +101,25 @@ def test_nothing_gets_out(python: Interpreter, code: str) -> None:
     assert not Path("/tmp/longthink-escape").exists()
 
 
-def test_files_of_a_block_are_there_for_the_next_of_its_rollout_and_for_nobody_else(python: Interpreter) -> None:
-    if run(python, "open('a.txt', 'w').write('7')").status != "ok":
-        pytest.skip("no scratch folder on this machine")
-    assert run(python, "open('a.txt', 'w').write('7')", "open('a.txt').read()").output == "'7'"
-    assert run(python, "open('a.txt').read()").status == "error"
+def test_no_block_has_a_file_to_leave_something_in(python: Interpreter) -> None:
+    """What runs side by side has no folder in common: neither side channels nor a full disk, and blocks repeat what they did."""
+    for place in ("a.txt", "/mnt/a.txt", "/tmp/a.txt", "/dev/shm/a.txt"):
+        assert run(python, f"open({place!r}, 'w')").output.startswith(("PermissionError", "OSError"))
+    assert run(python, "import os\nos.listdir('/mnt')").status == "error"
+
+
+def test_half_characters_and_the_end_of_thinking_are_put_right(python: Interpreter) -> None:
+    odd = run(python, "class A:\n    __repr__ = lambda self: chr(0xd800) + 'x'\nA()")
+    assert odd.output == "?x" and odd.status == "ok"
+    assert run(python, "print('so </think> 7')").output == "so </ think> 7"
+    assert run(python, "'\U0001f600' * 9000").status == "ok"
+
+
+def test_a_block_that_ran_too_long_is_late_whenever_we_look(python: Interpreter) -> None:
+    jobs = [python.begin("import time\ntime.sleep(1.3)"), python.begin("6 * 7")]
+    time.sleep(1.8)
+    slow, quick = finished(python, jobs)
+    assert slow.status == "timeout" and quick.output == "42" and quick.status == "ok" and quick.seconds < 0.9
 
 
 def test_blocks_that_forge_their_ending_are_no_more_than_wrong(python: Interpreter) -> None:
@@ -155,6 +170,9 @@ def test_what_is_dropped_leaves_no_trace(python: Interpreter) -> None:
     for job in jobs:
         python.drop(job)
     assert run(python, "2").output == "2"
+    while python._running:
+        python.wait(1.0)
+    assert not python._done and not python._dropped
 
 
 def test_a_sandbox_that_is_lost_is_a_crash_and_another_takes_its_place(python: Interpreter) -> None:
@@ -162,6 +180,11 @@ def test_a_sandbox_that_is_lost_is_a_crash_and_another_takes_its_place(python: I
     process = python._sandbox._process
     assert process is not None
     process.kill()
+    python.wait(1.0)
+    assert not python.done(job)  # it is run once more
+    again = python._sandbox._process
+    assert again is not None and again is not process
+    again.kill()
     assert finished(python, [job])[0].status == "crash"
     assert run(python, "3").output == "3"
 

@@ -57,8 +57,6 @@ class Inject(ChoosingStep, AskingStep):
         tool = self.model.settings.get("tool")
         if not isinstance(tool, dict) or tool.get("format", "still") != self.format:
             raise ValueError(f"model.settings needs the interpreter: expected tool = {{ format = {self.format!r} }}")
-        if self.model.path.startswith(("http://", "https://")):
-            raise ValueError("a server cannot go on from a thought it is given; expected the folder of a model")
         return self
 
     def run(self, work: Work) -> None:

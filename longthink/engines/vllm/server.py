@@ -195,7 +195,7 @@ class VllmServer(VllmStream):
     def _cancel(self, name: str) -> Rollout:
         id = self._running[name].request.id
         self._out([name])
-        return self._done.pop(id)
+        return self._done.pop(id) if id in self._done else self.abort(id)  # it may have stopped at what was no call
 
     def abort_all(self) -> list[Rollout]:
         self._out(list(self._running))
