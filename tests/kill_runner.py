@@ -124,7 +124,7 @@ TOOLS: dict[str, Any] = {
     "name": "tools",
     "task": {"kind": "file", "train": "few.jsonl", "validation": "few.jsonl"},
     "reward": {"kind": "countdown", "think": "template"},
-    "tool": {"format": "tags", "calls": 3, "call_s": 2.0, "patience_s": 1.5, "memory_mb": 512},
+    "tool": {"format": "tags", "calls": 3, "call_s": 1.2, "patience_s": 0.9, "memory_mb": 512},
     "shape": [{"kind": "accuracy"}, {"kind": "calls", "used": 0.2, "failed": -0.1}],
     "rollout": {"prompts": 4, "group_size": 4, "window": 48},
     "loss": {"kl": 0.01},

@@ -47,14 +47,10 @@ def test_four_steps_and_again(warm_folder: Path, tmp_path: Path) -> None:
     assert rows_of(tmp_path / "again") == rows
 
 
-def test_calls_of_a_tool(tmp_path: Path) -> None:
+def test_calls_of_a_tool(tool_folder: Path, tmp_path: Path) -> None:
     """Rollouts that vLLM draws call the interpreter and go on; learner and sampler agree on the tokens behind its output."""
     pytest.importorskip("vllm")
-    from support import tool_model
-
-    (tmp_path / "tool").mkdir()
-    model = tool_model(tmp_path / "tool")
-    few = str(model / "few.jsonl")
+    few = str(tool_folder / "few.jsonl")
     changes = {
         "task": {"kind": "file", "train": few, "validation": few},
         "reward": {"kind": "countdown", "think": "template"},
@@ -62,7 +58,7 @@ def test_calls_of_a_tool(tmp_path: Path) -> None:
         "rollout": {"prompts": 4, "group_size": 8, "window": 48},
         "budget": {"max_steps": 2},
     }
-    assert train(recipe(model, **changes), tmp_path / "run").complete
+    assert train(recipe(tool_folder, **changes), tmp_path / "run").complete
     rows = rows_of(tmp_path / "run")[1:]
     assert all(row["tool/calls/mean"] > 0.5 and 0.0 < row["tool/error_share"] < 1.0 for row in rows)
     assert max(row["mismatch/logprob_gap/max"] for row in rows if "mismatch/logprob_gap/max" in row) < 1e-5

@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 import tomli_w
 from asking import Endpoint, curated, products
-from support import tool_model
 
 from longthink.cli import main
 from longthink.curation.asking import Asking, Reply
@@ -108,16 +107,11 @@ def test_a_thought_is_cut_before_a_turn_behind_its_first_third_and_the_last_outp
     assert cut("a. Wait, b. But c.", "still", np.random.default_rng(0)) is None and len(TURNS) == 6
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tool_model(tmp_path_factory.mktemp("teacher"))
-
-
-def test_a_folder_that_calls_the_tool_is_distilled_and_learnt_from(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_that_calls_the_tool_is_distilled_and_learnt_from(tool_folder: Path, tmp_path: Path) -> None:
     """Its code is run while it is asked; what it is given is masked where the responses are learnt."""
     rows = [{"problem": f"2 3 -> {t}", "answer": {"numbers": [2, 3], "target": t}} for t in (5, 6)]
     settings = {"tool": {"format": "tags", "call_s": 0.5}, "model": {"dtype": "float32"}, "cluster": {"learners": 1}}
-    model = {"path": str(folder), "window": 60, "temperature": 1.0, "settings": settings}
+    model = {"path": str(tool_folder), "window": 60, "temperature": 1.0, "settings": settings}
     reward = {"kind": "countdown", "think": "template"}
     step = {"kind": "distill", "samples": 64, "keep": 64, "similar": 1.0, "code": "some", "format": "tags", "rerun": True}
     found = curated(tmp_path / "c", rows, [step | {"model": model, "reward": reward}])
@@ -126,7 +120,7 @@ def test_a_folder_that_calls_the_tool_is_distilled_and_learnt_from(folder: Path,
     outputs = Counter(call for r in told for call in said_by_tool(r["response"], "tags"))
     assert outputs[" 6*7 ", "42"] and not outputs[" 6*7 ", ""]
     recipe = {
-        **{"name": "again", "model": {"path": str(folder), "dtype": "float32"}, "cluster": {"learners": 1, "threads": 1}},
+        **{"name": "again", "model": {"path": str(tool_folder), "dtype": "float32"}, "cluster": {"learners": 1, "threads": 1}},
         "task": {"kind": "file", "train": str(tmp_path / "c" / "out" / "data" / "responses.train.jsonl"), "limit": 8},
         **{"tool": {"format": "tags"}, "rollout": {"prompts": 4, "window": 60}, "budget": {"max_epochs": 1}, "workers": 1},
     }
@@ -137,11 +131,11 @@ def test_a_folder_that_calls_the_tool_is_distilled_and_learnt_from(folder: Path,
 
 
 def test_a_phrase_is_injected_and_the_response_goes_on_from_its_code(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tool_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [{"problem": f"2 3 -> {t}", "answer": {"numbers": [2, 3], "target": t}} for t in (5, 6)]
     settings = {"tool": {"format": "tags", "call_s": 0.5}, "model": {"dtype": "float32"}, "cluster": {"learners": 1}}
-    model = {"path": str(folder), "window": 60, "temperature": 1.0, "settings": settings}
+    model = {"path": str(tool_folder), "window": 60, "temperature": 1.0, "settings": settings}
     step = {"kind": "inject", "samples": 8, "keep": 8, "format": "tags", "right": False, "similar": 1.0, "bridges": ["42"]}
     step |= {"model": model, "reward": {"kind": "countdown", "think": "template"}}
     monkeypatch.setattr(inject, "cut", lambda text, format, draw: "")  # this model knows no words of turning

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import PROGRAMS, tool_model
+from support import PROGRAMS
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -32,13 +32,8 @@ from longthink.types import Batch, Problem, Request, Rollout, RolloutId, Samplin
 ENDED = {"ok", "error", "timeout", "limit", "crash"}
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tool_model(tmp_path_factory.mktemp("tool"))
-
-
-def recipe(model: Path, **changes: Any) -> Any:
-    table = TOOLS | {"model": {"path": str(model), "dtype": "float32"}, "cluster": {"learners": 2, "threads": 1}}
+def recipe(tool_folder: Path, **changes: Any) -> Any:
+    table = TOOLS | {"model": {"path": str(tool_folder), "dtype": "float32"}, "cluster": {"learners": 2, "threads": 1}}
     return parse_recipe(table | changes, "tools")
 
 
@@ -47,7 +42,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def run(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Batch]]:
+def run(tool_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Batch]]:
     """A run of two processes, and the batches its learner was given."""
     batches: list[Batch] = []
     update = Cluster.update
@@ -57,12 +52,12 @@ def run(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, li
         return update(self, batch, *rest)
 
     before = Path.cwd()
-    os.chdir(model)
+    os.chdir(tool_folder)
     Cluster.update = noted  # type: ignore[method-assign]
     try:
         folder = tmp_path_factory.mktemp("run") / "run"
         rollout = TOOLS["rollout"] | {"prompts": 8, "group_size": 8}
-        train(recipe(model, rollout=rollout), folder)
+        train(recipe(tool_folder, rollout=rollout), folder)
     finally:
         Cluster.update = update  # type: ignore[method-assign]
         os.chdir(before)
@@ -104,10 +99,10 @@ def test_calls_are_in_the_journal_and_the_slow_ones_are_late(run: tuple[Path, li
     assert all(row["seconds"] >= TOOLS["tool"]["patience_s"] for row in late)  # a busy machine may make others slow
 
 
-def test_ids_in_are_ids_trained_on_and_a_tools_are_in_no_loss(model: Path, run: tuple[Path, list[Batch]]) -> None:
+def test_ids_in_are_ids_trained_on_and_a_tools_are_in_no_loss(tool_folder: Path, run: tuple[Path, list[Batch]]) -> None:
     """The batch holds the very ids of the journal; those of a tool are the format around its output, and masked."""
     folder, batches = run
-    tokenizer, format = ModelFolder(model).tokenizer, FORMATS["tags"]
+    tokenizer, format = ModelFolder(tool_folder).tokenizer, FORMATS["tags"]
     seen = 0
     for step, batch in enumerate(batches, 1):
         rows = [r for r in lines(folder / "rollouts" / f"step_{step:06d}.jsonl") if r["trained"]]
@@ -152,36 +147,36 @@ def test_the_metrics_say_how_the_tool_was_used(run: tuple[Path, list[Batch]]) ->
 
 
 @pytest.fixture(scope="module")
-def whole(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(tool_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The uninterrupted run."""
     root = tmp_path_factory.mktemp("whole")
-    assert run_jobs(model, root, "none", [0], "tools") == [{"k": 0, "first": 0, "second": 0}]
+    assert run_jobs(tool_folder, root, "none", [0], "tools") == [{"k": 0, "first": 0, "second": 0}]
     return root / "0"
 
 
-def test_killed_at_seeded_points_it_resumes_to_the_same_bits(model: Path, whole: Path, tmp_path: Path) -> None:
-    ks = sorted(random.Random(22).sample(range(1, all_calls(whole)), 3))
-    for result in run_jobs(model, tmp_path, "kill", ks, "tools"):
+def test_killed_at_seeded_points_it_resumes_to_the_same_bits(tool_folder: Path, whole: Path, tmp_path: Path) -> None:
+    ks = sorted(random.Random(22).sample(range(1, all_calls(whole)), 2))
+    for result in run_jobs(tool_folder, tmp_path, "kill", ks, "tools"):
         assert result["first"] == -9 and result["second"] == 0, result
         assert_same(tmp_path / str(result["k"]), whole)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("fault", ["kill", "torn", "full"])
-def test_every_point(model: Path, whole: Path, tmp_path: Path, fault: str) -> None:
-    for result in run_jobs(model, tmp_path, fault, list(range(1, all_calls(whole) + 1)), "tools"):
+def test_every_point(tool_folder: Path, whole: Path, tmp_path: Path, fault: str) -> None:
+    for result in run_jobs(tool_folder, tmp_path, fault, list(range(1, all_calls(whole) + 1)), "tools"):
         assert result["first"] == (2 if fault == "full" else -9) and result["second"] == 0, result
         assert_same(tmp_path / str(result["k"]), whole)
 
 
-def test_killed_in_a_call_it_resumes_to_the_same_bits(model: Path, whole: Path, tmp_path: Path) -> None:
+def test_killed_in_a_call_it_resumes_to_the_same_bits(tool_folder: Path, whole: Path, tmp_path: Path) -> None:
     """SIGKILL to all of it while an endless loop runs: its rollout is the last of its step, and its call not written down."""
     slow = next(p for p in sorted((whole / "tool_calls").iterdir()) if any(row["late"] for row in lines(p)))
     folder = tmp_path / "run"
     job = "import sys; sys.path.insert(0, sys.argv[1]); from kill_runner import job; from pathlib import Path; "
     job += "import torch; torch.set_num_threads(1); sys.exit(job(sys.argv[2], 'tools', Path(sys.argv[3]), None))"
-    command = [sys.executable, "-c", job, str(Path(__file__).resolve().parents[1]), str(model), str(folder)]
-    process = subprocess.Popen(command, cwd=model, stdout=subprocess.DEVNULL, start_new_session=True)
+    command = [sys.executable, "-c", job, str(Path(__file__).resolve().parents[1]), str(tool_folder), str(folder)]
+    process = subprocess.Popen(command, cwd=tool_folder, stdout=subprocess.DEVNULL, start_new_session=True)
     journal, on_time = folder / "tool_calls" / slow.name, [row for row in lines(slow) if not row["late"]]
     while not journal.exists() or len(journal.read_bytes().splitlines()) < len(on_time):
         assert process.poll() is None, "the run ended before it was killed"
@@ -189,13 +184,13 @@ def test_killed_in_a_call_it_resumes_to_the_same_bits(model: Path, whole: Path, 
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert len(lines(journal)) < len(lines(slow)) and not (folder / "rollouts" / slow.name).exists()
-    assert subprocess.run(command, cwd=model, stdout=subprocess.DEVNULL, check=False).returncode == 0
+    assert subprocess.run(command, cwd=tool_folder, stdout=subprocess.DEVNULL, check=False).returncode == 0
     assert_same(folder, whole)
 
 
-def test_what_the_journal_has_is_not_run_again(model: Path, tmp_path: Path) -> None:
+def test_what_the_journal_has_is_not_run_again(tool_folder: Path, tmp_path: Path) -> None:
     """A call's output is what was written down, though running it again would say something else."""
-    tokenizer = ModelFolder(model).tokenizer
+    tokenizer = ModelFolder(tool_folder).tokenizer
     text = tokenizer.encode("<code> __import__('random').random() </code>")
     request = Request(RolloutId(3, 1), Problem("p", (), None), np.zeros(2, np.int64), 40, Sampling(), 5, calls=FORMATS["tags"])
     rollout = Rollout(request.id, request.problem, request.prompt_ids, (Segment("policy", text),), "call", Sampling(), 40)
