@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 from longthink.data import load_domains
 from longthink.errors import RecipeError
@@ -41,13 +40,10 @@ def by_epochs(recipe: Recipe) -> Recipe:
     updates = (
         steps * recipe.learner.epochs * (recipe.rollout.prompts // (recipe.learner.minibatch_prompts or recipe.rollout.prompts))
     )
-    learner: dict[str, Any] = {}
-    if recipe.learner.schedule == "cosine" and not recipe.learner.total_updates:
-        if updates <= recipe.learner.warmup_updates:
-            raise RecipeError(f"learner.warmup_updates is {recipe.learner.warmup_updates}, and all epochs are {updates} updates")
-        learner = {"total_updates": updates}
-    changed: Mapping[str, Any] = {
-        "budget": recipe.budget.model_copy(update={"max_steps": steps}),
-        "learner": recipe.learner.model_copy(update=learner),
-    }
-    return recipe.model_copy(update=dict(changed))
+    learner = recipe.learner
+    if learner.schedule == "cosine" and not learner.total_updates:
+        if updates <= learner.warmup_updates:
+            raise RecipeError(f"learner.warmup_updates is {learner.warmup_updates}, and all epochs are {updates} updates")
+        learner = learner.model_copy(update={"total_updates": updates})
+    budget = recipe.budget.model_copy(update={"max_steps": steps})
+    return recipe.model_copy(update={"budget": budget, "learner": learner})

@@ -162,19 +162,22 @@ def _write_responses(folder: Path, name: str, output: Output, rows: Iterator[dic
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = None
+    text, message = pa.string(), pa.struct([("role", pa.string()), ("content", pa.string())])
+    kinds = {"prompt": pa.list_(message), "tokens": pa.int64()}
+    names = ("id", "prompt", "answer", "source", "licence", "response", "tokens", "step", "model")
+    schema = pa.schema([(name, kinds.get(name, text)) for name in names])
+    if not (group := _encodable(list(islice(rows, AT_ONCE)))):
+        return
     with ExitStack() as files:
-        while group := _encodable(list(islice(rows, AT_ONCE))):
-            if schema is None:
-                schema = pa.Table.from_pylist(group).schema
-                wanted = output.formats
-                lines = files.enter_context((folder / f"{name}.jsonl").open("wb")) if "jsonl" in wanted else None
-                table = pq.ParquetWriter(folder / f"{name}.parquet", schema) if "parquet" in wanted else None
-                files.callback(table.close if table else lambda: None)
+        lines = files.enter_context((folder / f"{name}.jsonl").open("wb")) if "jsonl" in output.formats else None
+        table = pq.ParquetWriter(folder / f"{name}.parquet", schema) if "parquet" in output.formats else None
+        files.callback(table.close if table else lambda: None)
+        while group:
             if lines:
                 lines.writelines((json.dumps(row, ensure_ascii=False) + "\n").encode() for row in group)
             if table:
                 table.write_table(pa.Table.from_pylist(group, schema))
+            group = _encodable(list(islice(rows, AT_ONCE)))
 
 
 def _rejects(path: Path, steps: Path, funnel: Sequence[Mapping[str, Any]], ids: set[str]) -> None:

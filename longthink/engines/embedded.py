@@ -288,9 +288,10 @@ class EmbeddedEngine:
         found = []
         for slot in torch.isin(tokens, self._marks).nonzero().flatten().tolist():
             row = self._rows[slot]
-            if row is None or row.calls is None or self._watch is None:
+            if row is None or row.calls is None:
                 continue
             drawn = self._tokens[slot, : int(self._length[slot]) + 1 - int(self._start[slot])].cpu().numpy()
+            assert self._watch is not None  # there are no marks without
             if self._watch.called(np.concatenate([*(s.token_ids for s in row.segments), drawn]), row.calls):
                 found.append(slot)
         return found
