@@ -18,10 +18,11 @@ from longthink.evaluation.models import Model, open_model, weights_hash
 from longthink.progress import Progress
 from longthink.prompts import PROMPTS
 from longthink.recipe import nearest
+from longthink.rewards.pool import RewardPool
 from longthink.rng import derive_seed
-from longthink.types import Problem, Request, RolloutId, Sampling
+from longthink.types import Problem, Request, RolloutId, Sampling, Verdict
 
-__all__ = ["Asker", "Asking", "AskingStep", "Reply"]
+__all__ = ["Asker", "Asking", "AskingStep", "Reply", "judged"]
 
 Messages = Sequence[Mapping[str, str]]
 AT_ONCE = 64  # samples written together
@@ -208,3 +209,16 @@ class AskingStep(Step):
                     rows = given.shard(number)
                     replies = asker.replies([message(row) for row in rows], samples, work.progress.rollouts)
                     put(work.out, number, decide(rows, replies))
+
+
+def judged(rows: Sequence[Row], replies: Sequence[Sequence[Reply]], pool: RewardPool) -> list[list[Verdict]]:
+    """A verdict for each reply, by its row's answer; one that the window cut scores 0 without being looked at."""
+    verdicts: dict[Any, Verdict] = {}
+    for at, (row, own) in enumerate(zip(rows, replies, strict=True)):
+        for k, reply in enumerate(own):
+            if reply.truncated:
+                verdicts[at, k] = Verdict(0.0, "truncated")
+            else:
+                pool.submit((at, k), reply.text, row.answer)
+    verdicts |= pool.drain()
+    return [[verdicts[at, k] for k in range(len(own))] for at, own in enumerate(replies)]

@@ -10,7 +10,6 @@ from longthink.curation.asking import Reply
 from longthink.curation.rows import Rejected, Row
 from longthink.curation.steps.base import Step
 from longthink.curation.text import grams
-from longthink.rewards.pool import RewardPool
 from longthink.tools.formats import FORMATS, Piece, pieces
 from longthink.tools.interpreter import Interpreter, shortened
 from longthink.types import Call, Verdict
@@ -38,18 +37,6 @@ class ChoosingStep(Step):
     code: Literal["any", "some", "none"] = Field("any", description="some: only responses that call the tool and show its output")
     format: Literal["still", "tora", "tags"] = Field("still", description="how calls are written (longthink/tools/formats.py)")
     rerun: bool = Field(False, description="run the code again, and drop what shows another output: a teacher may invent it")
-
-    def judged(self, rows: Sequence[Row], replies: Sequence[Sequence[Reply]], pool: RewardPool) -> list[list[Verdict]]:
-        """A verdict for each reply; one that the window cut is not looked at."""
-        verdicts: dict[Any, Verdict] = {}
-        for at, (row, own) in enumerate(zip(rows, replies, strict=True)):
-            for k, reply in enumerate(own):
-                if reply.truncated:
-                    verdicts[at, k] = Verdict(0.0, "truncated")
-                else:
-                    pool.submit((at, k), reply.text, row.answer)
-        verdicts |= pool.drain()
-        return [[verdicts[at, k] for k in range(len(own))] for at, own in enumerate(replies)]
 
     def chosen(self, row: Row, replies: Sequence[Reply], verdicts: Sequence[Verdict], model: str) -> Row | Rejected:
         """The row with the responses that stay of those of a model; rejected with why the first of them went where none does."""

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from longthink.curation.asking import AskingStep, Reply
+from longthink.curation.asking import AskingStep, Reply, judged
 from longthink.curation.rows import Rejected, Row
 from longthink.curation.steps.base import Work
 from longthink.evaluation.votes import classes
@@ -55,15 +55,8 @@ class Difficulty(AskingStep):
     def _decided(
         self, rows: Sequence[Row], replies: Sequence[Sequence[Reply]], reward: Reward, pool: RewardPool
     ) -> list[Row | Rejected]:
-        verdicts: dict[Any, Verdict] = {}
-        for at, (row, own) in enumerate(zip(rows, replies, strict=True)):
-            for k, reply in enumerate(own):
-                if reply.truncated:
-                    verdicts[at, k] = Verdict(0.0, "truncated")
-                else:
-                    pool.submit((at, k), reply.text, row.answer)
-        verdicts |= pool.drain()
-        scored = [[v for k in range(len(own)) if (v := verdicts[at, k]).score is not None] for at, own in enumerate(replies)]
+        verdicts = judged(rows, replies, pool)
+        scored = [[v for v in own if v.score is not None] for own in verdicts]
         votes = classes({at: [(v.extracted, v.score or 0.0) for v in own] for at, own in enumerate(scored)}, reward, pool)
         tokens = [sum(r.tokens for r in own) / len(own) if own else 0.0 for own in replies]
         return [self._one(row, scored[at], votes[at], tokens[at]) for at, row in enumerate(rows)]

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from longthink.curation.asking import AskingStep
+from longthink.curation.asking import AskingStep, judged
 from longthink.curation.responses import ChoosingStep
 from longthink.curation.steps.base import Work
 from longthink.part import load_part
@@ -34,6 +34,6 @@ class Distill(ChoosingStep, AskingStep):
                 self.samples,
                 lambda rows, replies: [
                     self.chosen(row, own, verdicts, self.model.name)
-                    for row, own, verdicts in zip(rows, replies, self.judged(rows, replies, pool), strict=True)
+                    for row, own, verdicts in zip(rows, replies, judged(rows, replies, pool), strict=True)
                 ],
             )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from longthink.curation.asking import Reply
+from longthink.curation.asking import Reply, judged
 from longthink.curation.responses import ChoosingStep
 from longthink.curation.rows import Row
 from longthink.curation.steps.base import Work, put
@@ -36,7 +36,7 @@ class Given(ChoosingStep):
                 if not work.out.is_whole(number):
                     rows = given.shard(number)
                     replies = self._replies(rows)
-                    verdicts = self.judged(rows, replies, pool)
+                    verdicts = judged(rows, replies, pool)
                     found = zip(rows, replies, verdicts, strict=True)
                     put(work.out, number, [self.chosen(row, own, v, self.model) for row, own, v in found])
                 work.tell(done, len(numbers))

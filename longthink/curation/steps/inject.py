@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from longthink.curation.asking import Asker, AskingStep, Messages, Reply
+from longthink.curation.asking import Asker, AskingStep, Messages, Reply, judged
 from longthink.curation.responses import ChoosingStep
 from longthink.curation.rows import Row
 from longthink.curation.steps.base import Work, put
@@ -69,7 +69,7 @@ class Inject(ChoosingStep, AskingStep):
                     continue
                 rows = given.shard(number)
                 replies = self._continued(rows, asker, work)
-                verdicts = self.judged(rows, replies, pool)
+                verdicts = judged(rows, replies, pool)
                 decided = [self.chosen(row, own, v, self.model.name) for row, own, v in zip(rows, replies, verdicts, strict=True)]
                 put(work.out, number, decided)
 
