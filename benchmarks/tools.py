@@ -69,7 +69,6 @@ def main() -> None:
     ratios = sorted(w / o for w, o in zip(rates["with"], rates["without"], strict=True))
     calls = [sum(len(r.calls) for r in c["with"][0]) for c in rows]
     seconds = [c["with"][1] for c in rows]
-    ran = statistics.median(call.seconds for c in rows for r in c["with"][0] for call in r.calls)
     facts = machine()
     told = statistics.median(n / (GROUPS * SAMPLES) for n in calls)
     where = f"{facts['cores']} cores of an {facts['cpu']}, {recipe.model.dtype}"
@@ -83,7 +82,6 @@ def main() -> None:
 | ratio (lowest to highest) | **{statistics.median(ratios):.2f}** ({ratios[0]:.2f} to {ratios[-1]:.2f}) | 1 |
 | calls of a rollout | {told:.1f} | 0 |
 | calls a second | {statistics.median(n / s for n, s in zip(calls, seconds, strict=True)):,.0f} | |
-| milliseconds a call runs | {1000 * ran:.1f} | |
 """
     OUT.write_text(text)
     print(text)
