@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -15,14 +17,16 @@ from longthink.curation.steps.base import Step, Stopped, Work, put
 from longthink.engines.served import SEEDS
 from longthink.errors import LongthinkError, RecipeError
 from longthink.evaluation.models import Model, open_model, weights_hash
+from longthink.part import load_part
 from longthink.progress import Progress
-from longthink.prompts import PROMPTS
+from longthink.prompts import PROMPTS, dress
 from longthink.recipe import nearest
+from longthink.rewards.base import Reward
 from longthink.rewards.pool import RewardPool
 from longthink.rng import derive_seed
 from longthink.types import Problem, Request, RolloutId, Sampling, Verdict
 
-__all__ = ["Asker", "Asking", "AskingStep", "Reply", "judged"]
+__all__ = ["Asker", "Asking", "AskingStep", "GradingStep", "Reply", "judged"]
 
 Messages = Sequence[Mapping[str, str]]
 AT_ONCE = 64  # samples written together
@@ -183,13 +187,6 @@ class AskingStep(Step):
 
     model: Asking
 
-    @field_validator("prompt", check_fields=False)
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in PROMPTS:
-            raise ValueError(f"no such prompt; {nearest(name, list(PROMPTS))}")
-        return name
-
     def reads(self) -> Mapping[str, str]:
         return {"model": self.model.digest()}
 
@@ -209,6 +206,33 @@ class AskingStep(Step):
                     rows = given.shard(number)
                     replies = asker.replies([message(row) for row in rows], samples, work.progress.rollouts)
                     put(work.out, number, decide(rows, replies))
+
+
+class GradingStep(AskingStep):
+    """A step that asks a model each question several times, and has its replies graded."""
+
+    samples: int = Field(4, ge=1)
+    prompt: str = Field("bare", description="a prompt of longthink/prompts.py by name")
+    reward: dict[str, Any] = Field({"kind": "math"}, description="the verifier (longthink/rewards)")
+
+    @field_validator("prompt")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in PROMPTS:
+            raise ValueError(f"no such prompt; {nearest(name, list(PROMPTS))}")
+        return name
+
+    def messages(self, row: Row) -> list[dict[str, str]]:
+        """What is asked about a row."""
+        return dress(self.prompt, [{"role": "user", "content": row.question}])
+
+    def run(self, work: Work) -> None:
+        with RewardPool(load_part(Reward, self.reward, f"step {self.title}: reward"), work.workers) as pool:
+            self.ask_each(work, self.messages, self.samples, partial(self.decided, pool))
+
+    @abstractmethod
+    def decided(self, pool: RewardPool, rows: Sequence[Row], replies: Sequence[Sequence[Reply]]) -> list[Row | Rejected]:
+        """What becomes of a shard's rows."""
 
 
 def judged(rows: Sequence[Row], replies: Sequence[Sequence[Reply]], pool: RewardPool) -> list[list[Verdict]]:

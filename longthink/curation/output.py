@@ -6,12 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from longthink import storage
 from longthink.curation.recipe import Curation, Output
 from longthink.curation.rows import Rejected, Row, Shards, stored
 from longthink.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["SPLITS", "columns_of", "fact", "responses_of", "write_output"]
 
@@ -103,17 +106,20 @@ def write_output(recipe: Curation, folder: Path, funnel: Sequence[Mapping[str, A
     counts, ids = {}, set[str]()
     parts = [f".{source.name}" for source in recipe.source] if recipe.output.apart else [""]
     for name, split, part in ((f"{split}{part}", split, part[1:]) for split in SPLITS for part in parts):
-        rows = (row for row in last.rows() if (fact(row, "split") or SPLITS[0]) == split and part in ("", row.source))
-        counts[name] = _write(draft, name, recipe.output, _seen(rows, ids), split)
-        told = (row for row in last.rows() if (fact(row, "split") or SPLITS[0]) == split and part in ("", row.source))
-        found = (r for row in told if row.answer is not None for r in responses_of(row, recipe.output))
-        _write_responses(draft, f"responses.{name}", recipe.output, found)
+        counts[name] = _write(draft, name, recipe.output, _seen(_of(last, split, part), ids), split)
+        told = (row for row in _of(last, split, part) if row.answer is not None)
+        _write_responses(draft, f"responses.{name}", recipe.output, (r for row in told for r in responses_of(row, recipe.output)))
     counts = {name: count for name, count in counts.items() if count or name == SPLITS[0]}
     _rejects(draft / "rejects.parquet", steps, funnel, ids)
     files = sorted(path.name for path in draft.iterdir())
     storage.write_bytes(draft / "counts.json", json.dumps({"key": key, "rows": counts, "files": files}).encode())
     storage.commit_folder(draft, data)
     return counts
+
+
+def _of(last: Shards, split: str, source: str) -> Iterator[Row]:
+    """The rows of a split, or a source's part of it."""
+    return (row for row in last.rows() if (fact(row, "split") or SPLITS[0]) == split and source in ("", row.source))
 
 
 def _seen(rows: Iterator[Row], ids: set[str]) -> Iterator[Row]:
@@ -130,7 +136,6 @@ def _seen(rows: Iterator[Row], ids: set[str]) -> Iterator[Row]:
 def _write(folder: Path, name: str, output: Output, rows: Iterator[Row], split: str) -> int:
     """Write a split, or one source's part of it; how many rows it has."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     text, number = pa.string(), pa.int64()
     message = pa.struct([("role", text), ("content", text)])
@@ -140,44 +145,44 @@ def _write(folder: Path, name: str, output: Output, rows: Iterator[Row], split: 
     }
     names = ["id", "question", "answer", "solution", "prompt", "data_source", "ability", "reward_model", "extra_info"]
     names += ["source", "row", "licence", "pass_rate", "kept", "facts"]
-    schema, count = pa.schema([(name, kinds.get(name, text)) for name in names]), 0
-    with ExitStack() as files:
-        lines = files.enter_context((folder / f"{name}.jsonl").open("wb")) if "jsonl" in output.formats else None
-        table = pq.ParquetWriter(folder / f"{name}.parquet", schema) if "parquet" in output.formats else None
-        files.callback(table.close if table else lambda: None)
-        while group := [columns_of(row, count + i, split, output) for i, row in enumerate(islice(rows, AT_ONCE))]:
-            if lines:
-                lines.writelines((json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "replace") for row in group)
-            if table:
-                table.write_table(pa.Table.from_pylist(_encodable(group), schema))
-            count += len(group)
-    if not count and name != SPLITS[0]:
-        for suffix in output.formats:
-            (folder / f"{name}.{suffix}").unlink()
-    return count
+    schema = pa.schema([(name, kinds.get(name, text)) for name in names])
+    numbered = (columns_of(row, number, split, output) for number, row in enumerate(rows))
+    return _write_rows(folder, name, output, schema, numbered, empty=name == SPLITS[0])
 
 
-def _write_responses(folder: Path, name: str, output: Output, rows: Iterator[dict[str, Any]]) -> None:
-    """Write the responses of a split, where there are any."""
+def _write_rows(
+    folder: Path, name: str, output: Output, schema: "pa.Schema", rows: Iterator[dict[str, Any]], *, empty: bool = False
+) -> int:
+    """Write rows in every format that was asked for; how many there are. Without a row there is no file, unless `empty`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    text, message = pa.string(), pa.struct([("role", pa.string()), ("content", pa.string())])
-    kinds = {"prompt": pa.list_(message), "tokens": pa.int64()}
-    names = ("id", "prompt", "answer", "source", "licence", "response", "tokens", "step", "model")
-    schema = pa.schema([(name, kinds.get(name, text)) for name in names])
-    if not (group := _encodable(list(islice(rows, AT_ONCE)))):
-        return
+    group, count = list(islice(rows, AT_ONCE)), 0
+    if not group and not empty:
+        return 0
     with ExitStack() as files:
         lines = files.enter_context((folder / f"{name}.jsonl").open("wb")) if "jsonl" in output.formats else None
         table = pq.ParquetWriter(folder / f"{name}.parquet", schema) if "parquet" in output.formats else None
         files.callback(table.close if table else lambda: None)
         while group:
             if lines:
-                lines.writelines((json.dumps(row, ensure_ascii=False) + "\n").encode() for row in group)
+                lines.writelines((json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "replace") for row in group)
             if table:
-                table.write_table(pa.Table.from_pylist(group, schema))
-            group = _encodable(list(islice(rows, AT_ONCE)))
+                table.write_table(pa.Table.from_pylist(_encodable(group), schema))
+            count += len(group)
+            group = list(islice(rows, AT_ONCE))
+    return count
+
+
+def _write_responses(folder: Path, name: str, output: Output, rows: Iterator[dict[str, Any]]) -> None:
+    """Write the responses of a split, where there are any."""
+    import pyarrow as pa
+
+    text, message = pa.string(), pa.struct([("role", pa.string()), ("content", pa.string())])
+    kinds = {"prompt": pa.list_(message), "tokens": pa.int64()}
+    names = ("id", "prompt", "answer", "source", "licence", "response", "tokens", "step", "model")
+    schema = pa.schema([(name, kinds.get(name, text)) for name in names])
+    _write_rows(folder, name, output, schema, rows)
 
 
 def _rejects(path: Path, steps: Path, funnel: Sequence[Mapping[str, Any]], ids: set[str]) -> None:

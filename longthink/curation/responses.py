@@ -6,10 +6,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from longthink.curation.asking import Reply
+from longthink.curation.asking import Reply, judged
 from longthink.curation.rows import Rejected, Row
 from longthink.curation.steps.base import Step
 from longthink.curation.text import grams
+from longthink.rewards.pool import RewardPool
 from longthink.tools.formats import FORMATS, Piece, pieces
 from longthink.tools.interpreter import Interpreter, shortened
 from longthink.types import Call, Verdict
@@ -38,8 +39,14 @@ class ChoosingStep(Step):
     format: Literal["still", "tora", "tags"] = Field("still", description="how calls are written (longthink/tools/formats.py)")
     rerun: bool = Field(False, description="run the code again, and drop what shows another output: a teacher may invent it")
 
-    def chosen(self, row: Row, replies: Sequence[Reply], verdicts: Sequence[Verdict], model: str) -> Row | Rejected:
-        """The row with the responses that stay of those of a model; rejected with why the first of them went where none does."""
+    def chosen(
+        self, rows: Sequence[Row], replies: Sequence[Sequence[Reply]], pool: RewardPool, model: str
+    ) -> list[Row | Rejected]:
+        """Rows with the responses that stay of those a model gave; rejected where none does, with why most of them went."""
+        verdicts = judged(rows, replies, pool)
+        return [self._one(row, own, v, model) for row, own, v in zip(rows, replies, verdicts, strict=True)]
+
+    def _one(self, row: Row, replies: Sequence[Reply], verdicts: Sequence[Verdict], model: str) -> Row | Rejected:
         reasons: dict[str, int] = {}
         left: list[tuple[int, Reply]] = []
         for k, (reply, verdict) in enumerate(zip(replies, verdicts, strict=True)):

@@ -177,7 +177,7 @@ def _load(path: Path, changed: int, asked: str) -> tuple[Row, ...]:
     elif how.gold_fields:
         columns = {field: _column(path, table, column, "gold") for field, column in how.gold_fields.items()}
         golds = [{field: values[i] for field, values in columns.items()} for i in range(len(table))]
-    elif how.empty_golds == "keep" and not how.gold_column and not any(has(table, name) for name in GOLD_COLUMNS):
+    elif how.empty_golds == "keep" and not how.gold_column and not any(_has(table, name) for name in GOLD_COLUMNS):
         golds = [None] * len(table)
     else:
         golds = [clean_gold(gold) for gold in _column(path, table, how.gold_column, "gold", lacking=how.empty_golds == "keep")]
@@ -204,7 +204,7 @@ def _column(path: Path, table: Sequence[Mapping[str, Any]], named: str, what: st
     """The prompt or gold column, found once for the whole file. Raises: TaskError for the first row without it, unless it may."""
     usual = {"prompt": PROMPT_COLUMNS, "gold": GOLD_COLUMNS}.get(what, ())
     names = (named,) if named else usual
-    held = (n for n in names if any(clean_gold(lookup(row, n)) is not None for row in table))
+    held = (n for n in names if _has(table, n))
     present = (n for n in names if lookup(table[0], n) is not MISSING)
     name = next(held, None) or next(present, None)
     values = [lookup(row, name) if name else MISSING for row in table]
@@ -243,7 +243,7 @@ def _with_choices(path: Path, table: Sequence[Mapping[str, Any]], prompts: list[
     return texts, golds
 
 
-def has(table: Sequence[Mapping[str, Any]], name: str) -> bool:
+def _has(table: Sequence[Mapping[str, Any]], name: str) -> bool:
     """Whether some row holds something under this name."""
     return any(clean_gold(lookup(row, name)) is not None for row in table)
 
@@ -251,7 +251,7 @@ def has(table: Sequence[Mapping[str, Any]], name: str) -> bool:
 def _responses(path: Path, table: Sequence[Mapping[str, Any]], how: File) -> list[tuple[Piece, ...]]:
     """What is learnt of each row, where the file has it in a column of its own."""
     names = (how.response_column,) if how.response_column else RESPONSE_COLUMNS
-    name = next((n for n in names if has(table, n)), "")
+    name = next((n for n in names if _has(table, n)), "")
     if not name and how.response_column:
         raise TaskError(f"{path}: no row has a response in a column {how.response_column!r}; fix task.response_column")
     found = [_response(lookup(row, name) if name else None) for row in table]

@@ -105,5 +105,8 @@ class Watch:
         return np.array([i for i, text in enumerate(texts) if format.close[-1] in text], np.int64)
 
     def called(self, ids: Sequence[int] | Ints, format: CallFormat) -> bool:
-        """Whether the response so far ends with a call."""
-        return format.called(self.tokenizer.decode(np.asarray(ids, np.int64))) is not None
+        """Whether the response so far ends with a call: its last tokens are looked at first, for most of them end otherwise."""
+        tokens = np.asarray(ids, np.int64)
+        if not self.tokenizer.decode(tokens[-len(format.close) :]).rstrip().endswith(format.close):
+            return False
+        return format.called(self.tokenizer.decode(tokens)) is not None

@@ -38,7 +38,7 @@ def test_which_responses_stay_by_hand() -> None:
     verdicts = [WRONG if text == "no" else RIGHT for text in texts]
 
     def kept(**fields: Any) -> list[int] | str:
-        found = Distill(model=ASKING, **fields).chosen(ROW, replies, verdicts, "m")
+        found = Distill(model=ASKING, **fields)._one(ROW, replies, verdicts, "m")
         return found.reason if isinstance(found, Rejected) else [r["sample"] for r in found.facts["distill"]["responses"]]
 
     assert kept() == [0] and kept(keep=9) == [0, 1, 5]
@@ -47,9 +47,9 @@ def test_which_responses_stay_by_hand() -> None:
     assert kept(keep=9, least_tokens=3, most_tokens=10) == [5]
     assert kept(keep=9, right=False) == [0, 1, 4, 5]
     assert kept(code="some") == "no_code" and kept(least_tokens=50) == "too_short"
-    found = Distill(model=ASKING, keep=9).chosen(ROW, replies, verdicts, "m")
+    found = Distill(model=ASKING, keep=9)._one(ROW, replies, verdicts, "m")
     assert isinstance(found, Row) and found.facts["distill"]["refused"] == {"cut": 1, "wrong": 1}
-    assert Distill(model=ASKING).chosen(ROW, [], [], "m") == Rejected(ROW, "no_reply", {"asked": 0, "left": 0, "refused": {}})
+    assert Distill(model=ASKING)._one(ROW, [], [], "m") == Rejected(ROW, "no_reply", {"asked": 0, "left": 0, "refused": {}})
 
 
 def test_a_teacher_is_asked_verified_and_chosen_from_and_nothing_is_asked_twice(

@@ -6,12 +6,10 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from longthink.curation.asking import AskingStep, Reply, judged
+from longthink.curation.asking import GradingStep, Reply, judged
 from longthink.curation.rows import Rejected, Row
-from longthink.curation.steps.base import Work
 from longthink.evaluation.votes import classes
 from longthink.part import load_part
-from longthink.prompts import dress
 from longthink.rewards.base import Reward
 from longthink.rewards.pool import RewardPool
 from longthink.stats import score_interval
@@ -20,7 +18,7 @@ from longthink.types import Verdict
 __all__ = ["Difficulty"]
 
 
-class Difficulty(AskingStep):
+class Difficulty(GradingStep):
     """Asks a model each question `samples` times, and keeps rows whose pass rate lies from `least` to `most`.
 
     The pass rate is the mean score; a response that the window cuts scores 0, one without a verdict is not counted. The interval
@@ -36,25 +34,13 @@ class Difficulty(AskingStep):
 
     samples: int = Field(8, ge=1)
     prompt: str = Field("deepscaler", description="a prompt of longthink/prompts.py by name")
-    reward: dict[str, Any] = Field({"kind": "math"}, description="the verifier (longthink/rewards)")
     least: float = Field(0.0, ge=0, le=1)
     most: float = Field(1.0, ge=0, le=1)
     zeros: bool = True
     ones: bool = True
 
-    def run(self, work: Work) -> None:
-        reward = load_part(Reward, self.reward, f"step {self.title}: reward")
-        with RewardPool(reward, work.workers) as pool:
-            self.ask_each(
-                work,
-                lambda row: dress(self.prompt, [{"role": "user", "content": row.question}]),
-                self.samples,
-                lambda rows, replies: self._decided(rows, replies, reward, pool),
-            )
-
-    def _decided(
-        self, rows: Sequence[Row], replies: Sequence[Sequence[Reply]], reward: Reward, pool: RewardPool
-    ) -> list[Row | Rejected]:
+    def decided(self, pool: RewardPool, rows: Sequence[Row], replies: Sequence[Sequence[Reply]]) -> list[Row | Rejected]:
+        reward = load_part(Reward, self.reward)
         verdicts = judged(rows, replies, pool)
         scored = [[v for v in own if v.score is not None] for own in verdicts]
         votes = classes({at: [(v.extracted, v.score or 0.0) for v in own] for at, own in enumerate(scored)}, reward, pool)

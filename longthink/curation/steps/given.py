@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from longthink.curation.asking import Reply, judged
+from longthink.curation.asking import Reply
 from longthink.curation.responses import ChoosingStep
 from longthink.curation.rows import Row
 from longthink.curation.steps.base import Work, put
@@ -35,10 +35,7 @@ class Given(ChoosingStep):
             for done, number in enumerate(numbers, 1):
                 if not work.out.is_whole(number):
                     rows = given.shard(number)
-                    replies = self._replies(rows)
-                    verdicts = judged(rows, replies, pool)
-                    found = zip(rows, replies, verdicts, strict=True)
-                    put(work.out, number, [self.chosen(row, own, v, self.model) for row, own, v in found])
+                    put(work.out, number, self.chosen(rows, self._replies(rows), pool, self.model))
                 work.tell(done, len(numbers))
 
     def _replies(self, rows: Sequence[Row]) -> list[list[Reply]]:

@@ -7,12 +7,11 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from longthink.curation.asking import Asker, AskingStep, Messages, Reply, judged
-from longthink.curation.responses import ChoosingStep
+from longthink.curation.asking import Asker, Messages, Reply
 from longthink.curation.rows import Row
 from longthink.curation.steps.base import Work, put
+from longthink.curation.steps.distill import Distill
 from longthink.part import load_part
-from longthink.prompts import dress
 from longthink.rewards.base import Reward
 from longthink.rewards.pool import RewardPool
 from longthink.rng import rng
@@ -32,7 +31,7 @@ BRIDGES = (
 FEWEST = 5  # parts a thought must have to be cut
 
 
-class Inject(ChoosingStep, AskingStep):
+class Inject(Distill):
     """Lets a model without the habit write code: its thought is cut, a phrase that leads into code is put there, and it goes on.
 
     Each row gets up to `rounds` such calls, a number drawn for each sample. A thought is cut before one of six words of turning
@@ -44,7 +43,6 @@ class Inject(ChoosingStep, AskingStep):
     Example: `[[step]]` with `kind = "inject"`, `model = { path = "models/R1-Distill-32B", settings = { tool = {} } }`.
     """
 
-    prompt: str = Field("bare", description="a prompt of longthink/prompts.py by name, for the teacher; it is not what is learnt")
     samples: int = Field(1, ge=1)
     rounds: int = Field(3, ge=1, le=6)
     bridges: tuple[str, ...] = Field(BRIDGES, min_length=1)
@@ -68,14 +66,11 @@ class Inject(ChoosingStep, AskingStep):
                 if work.out.is_whole(number):
                     continue
                 rows = given.shard(number)
-                replies = self._continued(rows, asker, work)
-                verdicts = judged(rows, replies, pool)
-                decided = [self.chosen(row, own, v, self.model.name) for row, own, v in zip(rows, replies, verdicts, strict=True)]
-                put(work.out, number, decided)
+                put(work.out, number, self.decided(pool, rows, self._continued(rows, asker, work)))
 
     def _continued(self, rows: Sequence[Row], asker: Asker, work: Work) -> list[list[Reply]]:
         """Each row's samples after their rounds."""
-        prompts = [dress(self.prompt, [{"role": "user", "content": row.question}]) for row in rows]
+        prompts = [self.messages(row) for row in rows]
         found = asker.replies(prompts, self.samples, work.progress.rollouts)
         for number in range(self.rounds):
             places, asked = [], list[Messages]()
