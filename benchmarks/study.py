@@ -28,7 +28,8 @@ from longthink.tasks.countdown import CHARACTERS, WORDS, Countdown
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 BESIDE = {"siri_mini": ("deepscaler_mini",), "signal_mini": ("deepscaler_mini",)}  # arms of the same settings and budget
-BASE = {"siri_mini": "direct", "signal_mini": "direct"}  # what arms are compared with, where it is not the first
+BASE = {"siri_mini": "direct", "signal_mini": "direct", "cold_mini": "base_rl"}  # compared with, where it is not the first
+EQUAL = ("cold_mini",)  # studies that also count the tokens until an arm is as accurate as this one is at its end
 WARM = "runs/warm_{seed}"  # a warm start a seed, shared by the miniatures: their model.path begins with it
 
 LETTERS = "runs/letters_{seed}"  # a random model a seed whose tokens are characters
@@ -175,9 +176,9 @@ def table_of(name: str) -> str:
         "area",
         "k tokens",
         "s",
+        *(["k tokens to equal"] if name in EQUAL else []),
     )
-    head = f"| {' | '.join(columns)} |"
-    lines = [head, "|" + "---|" * 12]
+    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     for arm in arms:
         base = arm.removesuffix("_steered") if steered else first
         runs = {part: facts for part, facts in parts.items() if part.rpartition("/seed_")[0] == arm}
@@ -199,8 +200,31 @@ def table_of(name: str) -> str:
             f"{mean(r['generated_tokens'] for r in rows) / 1000:.0f}",
             f"{mean(r['seconds'] for r in rows):.0f}",
         ]
+        if name in EQUAL:
+            cells.append(
+                to_equal(
+                    [(facts["curve"], parts[f"{first}/seed_{part.rpartition('_')[2]}"]["curve"]) for part, facts in runs.items()]
+                )
+            )
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def to_equal(curves: list[tuple[list[list[float]], list[list[float]]]]) -> str:
+    """Thousands of tokens until a run is as accurate as another of its seed is at its end, lowest to highest over seeds.
+
+    Accuracy is the mean of the last three validations on both sides, or as many as there are.
+    """
+
+    def smooth(curve: list[list[float]]) -> list[float]:
+        return [mean(point[1] for point in curve[max(0, i - 2) : i + 1]) for i in range(len(curve))]
+
+    found = []
+    for ours, theirs in curves:
+        goal = smooth(theirs)[-1]
+        found += [point[0] / 1000 for point, accuracy in zip(ours, smooth(ours), strict=True) if accuracy >= goal][:1]
+    reached = f"{min(found):.0f} to {max(found):.0f}" if found else "never"
+    return reached if len(found) in (0, len(curves)) else f"{reached}, {len(found)} of {len(curves)} seeds"
 
 
 def difference(key: str, paired: list[tuple[dict[str, Any], dict[str, Any]]], samples: int) -> str:

@@ -71,6 +71,15 @@ def script(name: str) -> Any:
         sys.path.remove(str(ROOT / "benchmarks"))
 
 
+def test_tokens_to_equal_accuracy_by_hand() -> None:
+    """The other ends with a mean of 0.4 over its last three; ours has 0.2, 0.35, 0.43 there, and with one more 0.6."""
+    theirs = [[0, 0.1, 9.0], [1000, 0.3, 9.0], [2000, 0.4, 9.0], [3000, 0.5, 9.0]]
+    ours = [[0, 0.2, 9.0], [5000, 0.5, 9.0], [6000, 0.6, 9.0], [7000, 0.7, 9.0]]
+    equal = script("study").to_equal
+    assert equal([(ours, theirs)]) == "6 to 6" and equal([(theirs, theirs)]) == "3 to 3"
+    assert equal([(ours, theirs), (theirs, ours)]) == "6 to 6, 1 of 2 seeds" and equal([(theirs, ours)]) == "never"
+
+
 def test_the_reference_of_recipes_is_that_of_the_code() -> None:
     assert script("reference").page() == (ROOT / "docs" / "recipe.md").read_text(), "run make reference"
 
