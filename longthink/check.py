@@ -1,11 +1,11 @@
 """`longthink check`: everything about a recipe that can be known before it runs."""
 
+import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from longthink.collect import Grading
-from longthink.data import load_domains, prompt_ids, refuse_unusable
+from longthink.data import first_problems, load_domains, prompt_ids, refuse_unusable
 from longthink.errors import LongthinkError, RecipeError, TaskError
 from longthink.fit import prompt_limits, refuse_misfit
 from longthink.folder import ModelFolder
@@ -18,7 +18,7 @@ from longthink.rewards.base import BAD_GOLD, Reward
 from longthink.rewards.file import File
 from longthink.rewards.pool import RewardPool
 from longthink.schedules import window_at
-from longthink.sft import by_epochs
+from longthink.sft import by_epochs, refuse_untold, trace_lengths
 from longthink.shape import Parts, pin_files
 from longthink.stages import Triggers
 from longthink.tables import MOVING, CycleSettings
@@ -43,6 +43,7 @@ def check(recipe: Recipe, *, golds: int) -> int:
     recipe = by_epochs(pin_files(recipe))
     tasks, rewards = load_domains(recipe)
     refuse_unusable(tasks, recipe.pools is not None)
+    refuse_untold(recipe, tasks)
     parts = [Parts(made.shape) for made in recipe.staged]
     if recipe.probe.every:
         load_part(Reward, recipe.probe.reward, "probe.reward")
@@ -69,6 +70,8 @@ def check(recipe: Recipe, *, golds: int) -> int:
             first = next(ids for ids in lengths if ids is not None)
             print(f"first prompt: {shortened(model.tokenizer.inner.decode(first.tolist()))}")
             print(f"prompts: {min(kept)} to {max(kept)} tokens, {len(lengths) - len(kept)} of {len(lengths)} dropped as too long")
+        if recipe.engine.kind == "teacher" and problems:
+            print(traces(recipe, trace_lengths(recipe, tasks, model.tokenizer, problems)))
     print("\n".join(arithmetic(resolve_if_possible(recipe), model.config if model else None)))
     for said in dict.fromkeys(str(p) for p in parts if p.names):
         print(f"reward: {said}")
@@ -81,18 +84,22 @@ def check(recipe: Recipe, *, golds: int) -> int:
     return 1 if refused else 0
 
 
+def traces(recipe: Recipe, lengths: Sequence[int]) -> str:
+    """How long what is learnt is, and how much of it the window cuts."""
+    window = recipe.staged[0].rollout.widest
+    cut = sum(n > window for n in lengths)
+    return (
+        f"traces: {min(lengths):,} to {max(lengths):,} tokens, median {statistics.median(lengths):,.0f}; "
+        f"{cut} of {len(lengths)} are cut at the window of {window:,}"
+    )
+
+
 def resolve_if_possible(recipe: Recipe) -> Recipe:
     """The resolved recipe, or the recipe itself when it is meant for another machine."""
     try:
         return resolve(recipe)
     except LongthinkError:
         return recipe
-
-
-def first_problems(name: str, task: Task, count: int) -> list[Problem]:
-    """A domain's first training problems."""
-    size = task.size("train")
-    return [replace(task.problem("train", i), domain=name) for i in range(count if size is None else min(count, size))]
 
 
 def refused_golds(

@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     n.add_argument("recipe")
     n.add_argument("--on", required=True, metavar="8xA100|4x8x80", help="GPUs and their kind, or their memory in GiB")
     n.add_argument(
-        "--lengths", default="4000:0.8", metavar="MEDIAN[:SPREAD]|RUN", help="of responses without a window (default 4000:0.8)"
+        "--lengths", default="", metavar="MEDIAN[:SPREAD]|RUN", help="of responses without a window (4000:0.8, or given traces)"
     )
     n.add_argument("--price", type=float, default=0.0, help="of an hour of one GPU, where none is known")
     n.add_argument("--set", action="append", default=[], metavar="a.b=c")

@@ -18,7 +18,7 @@ from longthink.tables import RolloutSettings
 from longthink.tasks.base import Task
 from longthink.types import Group, Ints, Problem
 
-__all__ = ["DataSource", "load_domains", "prompt_ids", "refuse_unusable"]
+__all__ = ["DataSource", "first_problems", "load_domains", "prompt_ids", "refuse_unusable"]
 
 
 def prompt_ids(
@@ -184,3 +184,9 @@ class DataSource:
 def _name(problem: Problem) -> str:
     """What a problem is known by: its id within its domain."""
     return f"{problem.domain}/{problem.id}"
+
+
+def first_problems(name: str, task: Task, count: int) -> list[Problem]:
+    """A domain's first training problems."""
+    size = task.size("train")
+    return [replace(task.problem("train", i), domain=name) for i in range(count if size is None else min(count, size))]

@@ -152,7 +152,8 @@ def _one_window(change: Mapping[str, Any]) -> dict[str, None]:
 def load_recipe(path: str | Path, overrides: Sequence[str] = (), arm: str = "", on: str = "", engine: str = "") -> Recipe:
     """Read, override and validate a recipe, or one arm of its study, whose seeded keys get the seed, for hardware `on`.
 
-    `engine` is the kind of engine it has where it names none. Raises: RecipeError with one clear message.
+    `engine` is the kind of engine it has where it names none; one that counts epochs is fine-tuning.
+    Raises: RecipeError with one clear message.
     """
     table = read_table(Path(path))
     study = _study(table, str(path))
@@ -169,6 +170,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), arm: str = "", 
         for key in study.seeded:
             override(table, f"{key}={seed}")
         table = _with_seed(table, str(seed))
+    budget = table.get("budget")
+    engine = engine or ("teacher" if isinstance(budget, dict) and budget.get("max_epochs") else "")
     if engine and isinstance(table.setdefault("engine", {}), dict):
         table["engine"].setdefault("kind", engine)
     return parse_recipe(_fine_tuning(table), str(path))

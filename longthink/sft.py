@@ -1,14 +1,17 @@
 """Supervised fine-tuning: what a recipe need not say where the task's own traces are learnt, and how long an epoch is."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from longthink.data import load_domains
+from longthink.engines.teacher import TeacherEngine, trace_calls
 from longthink.errors import RecipeError
+from longthink.folder import Tokenizer
 from longthink.recipe import Recipe
 from longthink.tasks.base import Task
+from longthink.types import Problem
 
-__all__ = ["by_epochs", "refuse_untold"]
+__all__ = ["by_epochs", "refuse_untold", "trace_lengths"]
 
 
 def refuse_untold(recipe: Recipe, tasks: Mapping[str, Task]) -> None:
@@ -19,6 +22,12 @@ def refuse_untold(recipe: Recipe, tasks: Mapping[str, Task]) -> None:
         for split in ("train", "validation") if recipe.validation.every else ("train",):
             for index in range(1 if (size := task.size(split)) is None else size):
                 task.trace(task.problem(split, index), 0)
+
+
+def trace_lengths(recipe: Recipe, tasks: Mapping[str, Task], tokenizer: Tokenizer, problems: Sequence[Problem]) -> list[int]:
+    """The tokens of these problems' traces, uncut."""
+    teacher = TeacherEngine(tasks, tokenizer, trace_calls(recipe))
+    return [sum(len(s.token_ids) for s in teacher.segments(problem, 0)) for problem in problems]
 
 
 def by_epochs(recipe: Recipe) -> Recipe:

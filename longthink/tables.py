@@ -343,7 +343,9 @@ class BudgetSettings(Table):
 
     max_steps: int = Field(100, ge=1)
     max_epochs: float = Field(
-        0.0, ge=0, description="fine-tuning: passes over the training problems, in place of max_steps; 0 for no limit"
+        0.0,
+        ge=0,
+        description="passes over the traces to fine-tune on (engine.kind is teacher then), in place of max_steps; 0 for none",
     )
     max_generated_tokens: int = Field(0, ge=0, description="generated while training; 0 for no limit")
     max_hours: float = Field(0.0, ge=0, description="of steps, validations included; 0 for no limit")

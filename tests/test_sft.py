@@ -172,7 +172,7 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("sft", {"loss": {"kind": "grpo"}}, "expected loss.kind = 'nll'"),
     ("sft", {"task": {"kind": "countdown"}}, "its task makes new problems for ever; expected budget.max_steps"),
     ("sft", {"learner": {"schedule": "cosine", "warmup_updates": 9}}, "warmup_updates is 9, and all epochs are 7 updates"),
-    ("train", {}, "reward is missing"),
+    ("train", {"budget": {}}, "reward is missing"),
     ("train", GRADED | {"validation": {"samples": 0}, "budget": {}}, "validation.samples is 0, for the loss of traces alone"),
 ]
 
@@ -184,6 +184,17 @@ def test_mistakes(
     path = write(folder, tmp_path / "r.toml", **changes)
     assert main([verb, str(path), "--out", str(tmp_path / "run")]) == 2
     assert words in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_a_recipe_with_epochs_is_fine_tuning_to_check_and_plan_too(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(write(folder, tmp_path / "r.toml", rollout={"prompts": 4, "window": 12}))
+    assert main(["check", path]) == 0
+    assert "traces: 3 to 15 tokens, median 9; 3 of 13 are cut at the window of 12" in capsys.readouterr().out
+    assert main(["plan", path, "--on", "1xA100"]) == 0
+    head, row = (line.split() for line in capsys.readouterr().out.splitlines()[2:4])
+    assert row[head.index("rollouts")] == "0" and row[head.index("steps")] == "7"
 
 
 def test_a_file_without_responses_is_told_before_anything_is_written(

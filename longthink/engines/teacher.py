@@ -13,7 +13,7 @@ from longthink.model import Decoder
 from longthink.recipe import Recipe
 from longthink.tasks.base import Task
 from longthink.tools.formats import FORMATS, CallFormat, Piece, pieces
-from longthink.types import Request, Rollout, RolloutId, Segment
+from longthink.types import Problem, Request, Rollout, RolloutId, Segment
 
 __all__ = ["TeacherEngine", "trace_calls"]
 
@@ -48,13 +48,17 @@ class TeacherEngine:
         while self._waiting:
             yield from self.advance()
 
-    def advance(self) -> list[Rollout]:
-        request = self._waiting.pop(min(self._waiting))
-        found = self.tasks[request.problem.domain].trace(request.problem, request.id.sample)
+    def segments(self, problem: Problem, draw: int) -> list[Segment]:
+        """A trace in tokens, the one that ends it among them."""
+        found = self.tasks[problem.domain].trace(problem, draw)
         if isinstance(found, str):
             found = pieces(found, self.calls) if self.calls else [Piece(found, "policy")]
         segments = [Segment(piece.source, self.tokenizer.encode(piece.text)) for piece in found]
-        segments = _merged([*segments, Segment("policy", np.array([self._end], np.int64))])
+        return _merged([*segments, Segment("policy", np.array([self._end], np.int64))])
+
+    def advance(self) -> list[Rollout]:
+        request = self._waiting.pop(min(self._waiting))
+        segments = self.segments(request.problem, request.id.sample)
         kept, room = [], request.max_tokens
         for segment in segments:
             kept.append(replace(segment, token_ids=segment.token_ids[:room]))

@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -86,9 +86,10 @@ def costs(shape: Shape, hardware: Hardware, recipe: Recipe, learners: int, sampl
     flops, bandwidth = hardware.tflops * 1e12, hardware.gb_s * 1e9 * reached("decode")
     train = flops * reached("train") * learners
     passes = 4 if recipe.learner.checkpoint_layers else 3  # in units of one forward pass
-    before = (recipe.loss.old_logprobs == "learner") + bool(recipe.loss.kl)
+    taught = recipe.engine.kind == "teacher"  # nothing is sampled, nothing handed over
+    before = 0 if taught else (recipe.loss.old_logprobs == "learner") + bool(recipe.loss.kl)
     pair = 2 * shape.layers * shape.hidden
-    return Costs(
+    found = Costs(
         pass_s=reached("pass_s") + 2 * shape.parameters / bandwidth,
         row_s=2 * shape.parameters / (flops * reached("prefill")),
         context_s=2 * shape.kv_numbers / bandwidth,
@@ -99,3 +100,4 @@ def costs(shape: Shape, hardware: Hardware, recipe: Recipe, learners: int, sampl
         step_s=0.0,
         sync_s=1.0 + 4 * shape.parameters / (hardware.link_gb_s * 1e9),
     )
+    return replace(found, pass_s=0.0, row_s=0.0, context_s=0.0, prefill_s=0.0, sync_s=0.0) if taught else found

@@ -8,18 +8,21 @@ from pathlib import Path
 import numpy as np
 
 from longthink import storage
+from longthink.data import first_problems, load_domains
 from longthink.errors import RecipeError
+from longthink.folder import ModelFolder
 from longthink.planning.hardware import Hardware, costs, reached, shape_of
 from longthink.planning.memory import GIB, Shape, needs
 from longthink.planning.simulate import Load, simulate
 from longthink.recipe import Recipe, load_recipe, profiles
 from longthink.rng import derive_seed
 from longthink.schedules import window_at
-from longthink.sft import by_epochs
+from longthink.sft import by_epochs, trace_lengths
 
 __all__ = ["Lengths", "StagePlan", "command", "plan", "planned", "stage_plan"]
 
 STEPS = 6  # simulated of each stage; the first of samplers that work ahead are left out
+TRACES = 1000  # looked at to know how long they are
 ROOM = 0.9  # of a GPU's memory that is planned with
 
 
@@ -136,6 +139,16 @@ def plan(recipe: Recipe, hardware: Hardware, lengths: Lengths) -> list[StagePlan
     return stages
 
 
+def usual(recipe: Recipe) -> Lengths:
+    """The lengths to plan with where none are given: those of the traces to learn, if they and the model are here."""
+    if recipe.engine.kind == "teacher" and Path(recipe.model.path).exists():
+        tasks, _ = load_domains(recipe)
+        problems = [p for name, task in tasks.items() for p in first_problems(name, task, TRACES)]
+        measured = trace_lengths(recipe, tasks, ModelFolder(recipe.model.path).tokenizer, problems)
+        return Lengths(float(np.median(measured)), 0.0, tuple(measured))
+    return Lengths.of("4000:0.8")
+
+
 def planned(recipe: Recipe, on: str, lengths: str, price: float = 0.0) -> list[str]:
     """The plan as lines for a terminal."""
     hardware, shape = Hardware.of(on), shape_of(recipe.model.path)
@@ -169,7 +182,7 @@ def planned(recipe: Recipe, on: str, lengths: str, price: float = 0.0) -> list[s
         "samplers busy",
     )
     rows, total, tokens = [list(names)], 0.0, 0.0
-    for index, s in enumerate(plan(recipe, hardware, Lengths.of(lengths))):
+    for index, s in enumerate(plan(recipe, hardware, Lengths.of(lengths) if lengths else usual(recipe))):
         hours = s.steps * s.step * hardware.gpus / 3600
         total, tokens = total + hours, tokens + s.steps * s.tokens
         seconds = (f"{x:,.0f}" for x in (s.rollout, s.logprobs, s.update, s.sync + s.other, s.step, hours))
