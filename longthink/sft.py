@@ -5,23 +5,39 @@ from collections.abc import Mapping, Sequence
 
 from longthink.data import load_domains
 from longthink.engines.teacher import TeacherEngine, trace_calls
-from longthink.errors import RecipeError
+from longthink.errors import RecipeError, TaskError
 from longthink.folder import Tokenizer
 from longthink.recipe import Recipe
 from longthink.tasks.base import Task
 from longthink.types import Problem
 
-__all__ = ["by_epochs", "refuse_untold", "trace_lengths"]
+__all__ = ["by_epochs", "has_trace", "refuse_untold", "trace_lengths"]
 
 
 def refuse_untold(recipe: Recipe, tasks: Mapping[str, Task]) -> None:
-    """Raises: TaskError for the first problem without a trace, where traces are learnt: all that the tasks hold are looked at."""
+    """Raises: TaskError for the first problem without a trace, where traces are learnt: all that the tasks hold are looked at.
+
+    Validation problems may lack them where responses are sampled too: the loss is over those that have one.
+    """
     if recipe.engine.kind != "teacher":
         return
     for task in tasks.values():
-        for split in ("train", "validation") if recipe.validation.every else ("train",):
-            for index in range(1 if (size := task.size(split)) is None else size):
-                task.trace(task.problem(split, index), 0)
+        for index in range(1 if (size := task.size("train")) is None else size):
+            task.trace(task.problem("train", index), 0)
+    if recipe.validation.every and not recipe.validation.samples:
+        for task in tasks.values():
+            size = min(task.size("validation") or 1, recipe.validation.problems)
+            if not any(has_trace(task, task.problem("validation", index)) for index in range(size)):
+                task.trace(task.problem("validation", 0), 0)
+
+
+def has_trace(task: Task, problem: Problem) -> bool:
+    """Whether there is a response to learn."""
+    try:
+        task.trace(problem, 0)
+    except TaskError:
+        return False
+    return True
 
 
 def trace_lengths(recipe: Recipe, tasks: Mapping[str, Task], tokenizer: Tokenizer, problems: Sequence[Problem]) -> list[int]:

@@ -24,6 +24,7 @@ from longthink.rewards.base import Reward
 from longthink.rewards.pool import Grader
 from longthink.rng import derive_seed
 from longthink.run import Run
+from longthink.sft import has_trace
 from longthink.tables import LossSettings, RolloutSettings, ValidationSet, ValidationSettings
 from longthink.tasks.base import Task
 from longthink.types import Batch, Group, Request, RolloutId, Sampling, Verdict
@@ -132,7 +133,7 @@ class Validator:
         row: dict[str, Any] = {}
         with Clock(self.progress, "validation") as clock:
             if self.run.recipe.engine.kind == "teacher":
-                row |= {"validation/loss": self.trace_loss(settings.problems, window)}
+                row |= self.trace_loss(settings.problems, window)
             for made in settings.blend if settings.samples else ():
                 use = f"validation.{made.name}" if made.name else "validation"
                 found = self._score(made, settings, window, journal=self.run.journal(step, use), calls=self.run.calls(step, use))
@@ -144,17 +145,24 @@ class Validator:
         taken = {"validation/window": settings.at(window), "validation/key": settings.key(window)}
         return row | taken | {"time/validation_s": clock.seconds}
 
-    def trace_loss(self, problems: int, window: int) -> float:
-        """Minus the mean log-prob, in nats, of the learnt tokens of that many validation traces of each domain."""
+    def trace_loss(self, problems: int, window: int) -> dict[str, float]:
+        """`validation/loss`: minus the mean log-prob, in nats, of the learnt tokens of so many validation traces of each domain.
+
+        Nothing where no validation problem has a trace: then responses are sampled (`refuse_untold`).
+        """
         recipe, tasks = self.run.recipe, self.own.tasks
-        teacher = TeacherEngine(tasks, self.tokenizer, trace_calls(recipe))
+        teacher, untold = TeacherEngine(tasks, self.tokenizer, trace_calls(recipe)), 0
         for place, (domain, task) in enumerate(tasks.items()):
             for index in range(min(problems, task.size("validation") or problems)):
                 problem = replace(task.problem("validation", index), domain=domain)
                 ids = prompt_ids(self.tokenizer, problem, self.limits)
-                if ids is not None:
+                told = has_trace(task, problem)
+                untold += not told
+                if told and ids is not None:
                     teacher.submit(Request(RolloutId(place, index), problem, ids, window, Sampling(), 0))
         groups = [Group(r.problem, (r,), (Verdict(0.0, "ok"),), (0.0,)) for r in teacher.finished()]
+        if not groups and untold:
+            return {}
         if not groups:
             raise TaskError("the validation split has no prompt that fits rollout.max_prompt_tokens")
         batch = Batch.of(groups)
@@ -162,7 +170,7 @@ class Validator:
             raise TaskError(f"no validation trace has a token to learn within the window of {window}; raise rollout.window")
         found = self.cluster.logprobs(batch, LossSettings(kind="nll", old_logprobs="learner"), recipe.rollout.temperature)
         assert found.old_logprobs is not None
-        return float(-found.old_logprobs[batch.loss_mask].mean(dtype=np.float64))
+        return {"validation/loss": float(-found.old_logprobs[batch.loss_mask].mean(dtype=np.float64))}
 
     def _score(
         self,

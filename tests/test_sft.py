@@ -1,7 +1,6 @@
 """`longthink sft`: data in the usual forms, epochs, loss on validation traces, packing, resume, mistakes."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -154,15 +153,19 @@ def test_it_learns_the_same_wherever_it_computes(folder: Path, tmp_path: Path, c
     assert here == pytest.approx(there, abs=1e-5) and len(here) == 3
 
 
-def test_sampled_accuracy_goes_with_a_verifier(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("told", [True, False])
+def test_sampled_accuracy_goes_with_a_verifier(folder: Path, tmp_path: Path, told: bool) -> None:
+    """Beside the loss, or in its place where the validation file has no responses."""
     rows = [json.loads(line) | {"answer": "7"} for line in (folder / "train.jsonl").read_text().splitlines()]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    shutil.copy(tmp_path / "train.jsonl", tmp_path / "held.jsonl")
+    held = [row if told else {k: row[k] for k in ("prompt", "answer")} for row in rows]
+    (tmp_path / "held.jsonl").write_text("".join(json.dumps(row) + "\n" for row in held))
     task = {"kind": "file", "train": str(tmp_path / "train.jsonl"), "validation": str(tmp_path / "held.jsonl")}
     validation = {"every": 1, "problems": 3, "samples": 2}
     path = write(folder, tmp_path / "r.toml", task=task, reward={"kind": "math"}, validation=validation, budget={"max_steps": 1})
     assert main(["sft", str(path), "--out", str(tmp_path / "run")]) == 0
-    assert {"validation/loss", "validation/accuracy"} <= rows_of(tmp_path / "run")[-1].keys()
+    row = rows_of(tmp_path / "run")[-1]
+    assert "validation/accuracy" in row and ("validation/loss" in row) == told
 
 
 GRADED = {"reward": {"kind": "math"}}
@@ -197,10 +200,13 @@ def test_a_recipe_with_epochs_is_fine_tuning_to_check_and_plan_too(
     assert row[head.index("rollouts")] == "0" and row[head.index("steps")] == "7"
 
 
+@pytest.mark.parametrize("split", ["train", "validation"])
 def test_a_file_without_responses_is_told_before_anything_is_written(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], split: str
 ) -> None:
     (tmp_path / "d.jsonl").write_text('{"prompt": "a", "answer": "7"}\n')
-    task = {"kind": "file", "train": str(tmp_path / "d.jsonl")}
-    assert main(["sft", str(write(folder, tmp_path / "r.toml", task=task, validation={})), "--out", str(tmp_path / "run")]) == 2
+    task = {"kind": "file", "train": str(folder / "train.jsonl"), split: str(tmp_path / "d.jsonl")}
+    validation = {"every": 1} if split == "validation" else {}
+    path = write(folder, tmp_path / "r.toml", task=task, validation=validation)
+    assert main(["sft", str(path), "--out", str(tmp_path / "run")]) == 2
     assert "d:0 has no response to fine-tune on" in capsys.readouterr().err and not (tmp_path / "run").exists()
