@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +188,7 @@ def test_a_run_killed_at_any_write_ends_as_one_that_was_not(made: Path, tmp_path
     status, calls = in_child([*command, str(tmp_path / "whole")], at=0)
     assert status == 0 and calls > 100
     whole = contents(tmp_path / "whole")
-    for at in sorted(random.Random(5).sample(range(1, calls), 4)):
+    for at in sorted(random.Random(5).sample(range(1, calls), 3)):
         out = str(tmp_path / str(at))
         assert in_child([*command, out], at)[0] == 9
         assert in_child([*command, out], 0)[0] == 0
@@ -204,11 +205,11 @@ def test_a_killed_command_with_processes_goes_on(tmp_path: Path) -> None:
     (tmp_path / "curate.py").write_text(script)
     command = [sys.executable, str(tmp_path / "curate.py"), "curate", str(made), "--workers", "2", "--out"]
     subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
-    for shards, how in ((5, signal.SIGKILL), (30, signal.SIGINT), (70, signal.SIGKILL)):
+    for shards, how in ((30, signal.SIGINT), (50, signal.SIGKILL)):
         out = tmp_path / str(shards)
         child = subprocess.Popen([*command, str(out)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
         while child.poll() is None and len(list(out.glob("steps/*/kept/*.jsonl"))) < shards:
-            pass
+            time.sleep(0.005)
         assert child.poll() is None
         os.killpg(child.pid, how)
         said = child.communicate()[0].decode()

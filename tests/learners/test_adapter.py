@@ -151,7 +151,7 @@ def recipe(model: Path, **changes: Any) -> Recipe:
 
 CASES = [
     {},
-    pytest.param({"cluster": {"learners": 2, "threads": 1}}, id="replicas"),
+    pytest.param({"cluster": {"learners": 2, "threads": 1}}, id="replicas", marks=pytest.mark.full),
     pytest.param(
         {"cluster": {"learners": 2, "threads": 1, "shard": True, "samplers": 1}}, id="sharded", marks=pytest.mark.cluster
     ),

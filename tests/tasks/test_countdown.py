@@ -140,5 +140,8 @@ def test_no_problem_is_evaluated_twice(split: str) -> None:
     """Not even with its numbers in another order: an interval over problems needs distinct ones."""
     seen = {(*sorted(p.gold["numbers"]), p.gold["target"]) for p in (TASK.problem(split, i) for i in range(800))}
     assert len(seen) == 800
+
+
+def test_more_problems_than_there_are_is_said() -> None:
     with pytest.raises(TaskError, match="distinct problems; ask for fewer"):
-        TASK.problem(split, 5000)
+        TASK.problem("test", 5000)
