@@ -201,11 +201,8 @@ def table_of(name: str) -> str:
             f"{mean(r['seconds'] for r in rows):.0f}",
         ]
         if name in EQUAL:
-            cells.append(
-                to_equal(
-                    [(facts["curve"], parts[f"{first}/seed_{part.rpartition('_')[2]}"]["curve"]) for part, facts in runs.items()]
-                )
-            )
+            beside = {part: parts.get(f"{first}/seed_{part.rpartition('_')[2]}") for part in runs}
+            cells.append(to_equal([(runs[part]["curve"], other["curve"]) for part, other in beside.items() if other]))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

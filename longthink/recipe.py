@@ -191,7 +191,7 @@ def _fine_tuning(table: dict[str, Any]) -> dict[str, Any]:
     engine = table.get("engine")
     if not isinstance(engine, dict) or engine.get("kind") != "teacher":
         return table
-    made: dict[str, Any] = {"loss": {"kind": "nll"}, "rollout": {"group_size": 1, "truncated": "as_graded"}}
+    made: dict[str, Any] = {"loss": {"kind": "nll"}, "rollout": {"group_size": 1, "truncated": "as_graded", "unscored": "zero"}}
     task = table.get("task")
     if isinstance(task, dict) and "reward" not in table and "domain" not in table:
         made |= {"reward": {"kind": "none"}, "validation": {"samples": 0}}

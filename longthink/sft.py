@@ -43,7 +43,8 @@ def has_trace(task: Task, problem: Problem) -> bool:
 def trace_lengths(recipe: Recipe, tasks: Mapping[str, Task], tokenizer: Tokenizer, problems: Sequence[Problem]) -> list[int]:
     """The tokens of these problems' traces, uncut."""
     teacher = TeacherEngine(tasks, tokenizer, trace_calls(recipe))
-    return [sum(len(s.token_ids) for s in teacher.segments(problem, 0)) for problem in problems]
+    prompts = map(tokenizer.prompt_ids, problems)
+    return [sum(len(s.token_ids) for s in teacher.segments(p, 0, ids)) for p, ids in zip(problems, prompts, strict=True)]
 
 
 def by_epochs(recipe: Recipe) -> Recipe:

@@ -11,7 +11,7 @@ import torch
 from support import stopped_after_one
 
 from longthink.cli import main
-from longthink.engines.teacher import TeacherEngine, trace_calls
+from longthink.engines.teacher import TeacherEngine, told_apart, trace_calls
 from longthink.folder import ModelFolder, tiny_folder
 from longthink.learners.local import LocalLearner
 from longthink.machine import resolve
@@ -19,6 +19,7 @@ from longthink.recipe import load_recipe
 from longthink.sft import by_epochs
 from longthink.tables import LearnerSettings, LossSettings
 from longthink.tasks.file import File
+from longthink.tools.formats import FORMATS, Piece
 from longthink.types import Batch, Group, Request, RolloutId, Sampling, Verdict
 
 WORDS = "one two three four five six seven eight nine ten <code> </code> <output> </output> 42 a b".split()  # noqa: SIM905
@@ -126,6 +127,42 @@ def test_packed_traces_do_not_see_each_other_and_only_learnt_pieces_have_a_gradi
     for packed, alone, p in zip(*gradients, naive.parameters(), strict=True):
         torch.testing.assert_close(packed, p.grad, atol=1e-12, rtol=1e-9)
         torch.testing.assert_close(alone, p.grad, atol=1e-12, rtol=1e-9)
+
+
+def test_what_a_tool_says_is_found_across_parts() -> None:
+    """A call in one part and its output in the next, which also says more; what is not learnt stays so."""
+    parts = [Piece("so <code> 1 </code>", "policy"), Piece("<output> 1 </output> a", "policy"), Piece(" b", "prefix")]
+    assert told_apart(parts, FORMATS["tags"]) == [
+        *(Piece("so <code> 1 </code>", "policy"), Piece("<output> 1 </output>", "tool")),
+        *(Piece(" a", "policy"), Piece(" b", "prefix")),
+    ]
+    assert told_apart([Piece("", "policy")], FORMATS["tags"]) == []
+
+
+def test_thinking_is_opened_once(folder: Path, tmp_path: Path) -> None:
+    """The template's prompt ends with the mark, and the trace begins with it: it is there once."""
+    rows = [{"prompt": "a", "response": text} for text in ("<think>one two", " <think> one two", "one two")]
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task, tokenizer = (
+        File(train=str(tmp_path / "d.jsonl"), empty_golds="keep", shuffle=False),
+        ModelFolder(folder / "model").tokenizer,
+    )
+    teacher, told = TeacherEngine({"": task}, tokenizer), []
+    for problem in (task.problem("train", i) for i in range(3)):
+        ids = tokenizer.prompt_ids(problem)
+        assert tokenizer.decode(ids).endswith("<think>")
+        told.append([tokenizer.decode(s.token_ids).strip() for s in teacher.segments(problem, 0, ids)])
+    assert told == [["one two"]] * 3
+
+
+def test_what_the_verifier_cannot_grade_is_learnt_all_the_same(folder: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) | {"answer": {"no": "gold"}} for line in (folder / "train.jsonl").read_text().splitlines()]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = {"kind": "file", "train": str(tmp_path / "train.jsonl")}
+    path = write(folder, tmp_path / "r.toml", task=task, reward={"kind": "math"}, validation={}, budget={"max_steps": 1})
+    assert main(["sft", str(path), "--out", str(tmp_path / "run")]) == 0
+    found = [json.loads(line) for line in (tmp_path / "run" / "rollouts" / "step_000001.jsonl").read_text().splitlines()]
+    assert all(row["trained"] and row["verdict"]["score"] is None for row in found) and len(found) == 4
 
 
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(folder: Path, tmp_path: Path) -> None:

@@ -387,7 +387,7 @@ class Cluster:
 
 def _calls(recipe: Recipe, tokenizer: Tokenizer) -> Calls | None:
     """Who runs what rollouts call; None where nothing is sampled, or nothing run."""
-    sampled = recipe.engine.kind != "teacher" or (recipe.validation.every and recipe.validation.samples)
+    sampled = recipe.engine.kind != "teacher" or any(r.validation.every and r.validation.samples for r in recipe.staged)
     runs = recipe.tool is not None and recipe.tool.run and sampled
     return Calls(recipe.tool, tokenizer, in_order=not recipe.rollout.staleness) if recipe.tool and runs else None
 

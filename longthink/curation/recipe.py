@@ -36,7 +36,7 @@ class Source(Table):
     )
     question: str = Field("", description="column, dotted for a nested one; empty looks for the usual names")
     answer: str = Field("", description="likewise; a row may be without one until a step finds it")
-    solution: str = Field("solution", description="likewise; a row may be without one")
+    solution: str = Field("solution", description="likewise, or a text with {column} in it; a row may be without one")
     id: str = Field("", description="column of the source's own ids: a second row of one is rejected; empty: rows are numbered")
     suffix: str = Field("", description="an instruction that questions carry behind them, taken off where it stands")
     keep: tuple[str, ...] = Field((), description="columns that stay with the row")

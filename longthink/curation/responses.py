@@ -11,7 +11,7 @@ from longthink.curation.rows import Rejected, Row
 from longthink.curation.steps.base import Step
 from longthink.curation.text import grams
 from longthink.rewards.pool import RewardPool
-from longthink.tools.formats import FORMATS, Piece, pieces
+from longthink.tools.formats import FORMATS, pieces
 from longthink.tools.interpreter import Interpreter, shortened
 from longthink.types import Call, Verdict
 
@@ -73,6 +73,7 @@ class ChoosingStep(Step):
             "cut": reply.truncated,
             "too_short": reply.tokens < self.least_tokens,
             "too_long": 0 < self.most_tokens < reply.tokens,
+            "ungraded": self.right and verdict.score is None and not reply.truncated,
             "wrong": self.right and (verdict.score or 0.0) < 1.0,
             "no_code": self.code == "some" and not called,
             "code": self.code == "none" and bool(called),
@@ -90,14 +91,9 @@ def said_by_tool(text: str, format: str) -> list[tuple[str, str]]:
     how, found, before = FORMATS[format], list[tuple[str, str]](), ""
     for piece in pieces(text, how):
         if piece.source == "tool":
-            found.append((how.called(before) or "", _output(piece, format)))
+            found.append((how.called(before) or "", how.said(piece.text)))
         before += piece.text
     return found
-
-
-def _output(piece: Piece, format: str) -> str:
-    how = FORMATS[format]
-    return piece.text.strip().removeprefix(how.before.strip()).removesuffix(how.after.strip()).strip()
 
 
 def _is_so(called: Sequence[tuple[str, str]]) -> bool:

@@ -23,6 +23,7 @@ __all__ = ["SHARD", "files_of", "read_source"]
 
 SHARD = 5_000  # rows of a shard: what is held in memory, done by one process at a time and done again after a kill
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet", ".arrow", ".json.gz", ".jsonl.gz")
+COLUMN = re.compile(r"\{([^{}]+)\}")  # one named in a text
 SOLUTION = Source.model_fields["solution"].default
 DEEP = 100  # tables within tables of an answer or a kept column
 SURROGATE = re.compile("[\ud800-\udfff]")
@@ -149,7 +150,8 @@ class _Taken:
 
     def __init__(self, source: Source) -> None:
         self.source, self.seen = source, set[str]()
-        self.lacks = {name for name in (source.answer, source.solution) if name not in ("", SOLUTION)}  # named, and not met yet
+        self.told = COLUMN.findall(source.solution) or [source.solution]
+        self.lacks = {name for name in (source.answer, *self.told) if name not in ("", SOLUTION)}  # named, and not met yet
 
     def rows(self, found: Iterator[Any]) -> Iterator[Row | Rejected]:
         limit = self.source.limit or None
@@ -168,7 +170,7 @@ class _Taken:
         question = question.strip()
         if s.suffix:
             question = question.removesuffix(s.suffix.strip()).rstrip()
-        solution = lookup(found, s.solution)
+        solution = self._solution(found)
         self.lacks = {name for name in self.lacks if lookup(found, name) is MISSING}
         text = solution.strip() if isinstance(solution, str) else ""
         try:
@@ -214,6 +216,13 @@ class _Taken:
             if value is not MISSING and value is not None:
                 return value
         return MISSING
+
+    def _solution(self, found: Mapping[str, Any]) -> Any:
+        values = {name: lookup(found, name) for name in self.told}
+        if not COLUMN.search(self.source.solution):
+            return values[self.source.solution]
+        filled = all(isinstance(value, str) for value in values.values())
+        return COLUMN.sub(lambda name: values[name[1]], self.source.solution) if filled else MISSING
 
     def _answer(self, found: Mapping[str, Any]) -> Any:
         names = (self.source.answer,) if self.source.answer else [n for n in GOLD_COLUMNS if n != self.source.solution]

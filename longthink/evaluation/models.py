@@ -12,6 +12,7 @@ import numpy as np
 from longthink import storage
 from longthink.errors import RecipeError
 from longthink.tools.formats import FORMATS, Piece, pieces
+from longthink.tools.interpreter import status_shown
 from longthink.types import Call, Ints, Problem, Rollout, Segment
 
 if TYPE_CHECKING:
@@ -86,7 +87,8 @@ class LocalModel:
         segments, before = [], ""
         for piece in found:  # what was called before is run again in front of what is called next
             code = self.format.called(before) if self.format and piece.source == "tool" else None
-            call = Call(code, piece.text, "ok", 0.0) if code is not None else None
+            shown = self.format.said(piece.text) if self.format else ""
+            call = Call(code, shown, status_shown(shown), 0.0) if code is not None else None
             segments.append(Segment("tool" if call else "prefix", self.tokenizer.encode(piece.text), call=call))
             before += piece.text
         return tuple(segments)

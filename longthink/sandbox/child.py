@@ -15,6 +15,7 @@ import json
 import os
 import random
 import resource
+import secrets
 import sys
 import textwrap
 import threading
@@ -120,8 +121,8 @@ def run_scripts(payload: int, results: int) -> int:
 def run_session(payload: int, ending: int) -> int:
     """Run blocks of source one after another with the same names, as an interactive session does; only the last one is heard.
 
-    What it prints goes to stdout, an exception to stderr, and when it has come to its end a line of JSON to `ending`: the value
-    of its last line, if that is an expression, as text.
+    What it prints goes to stdout, an exception to stderr. `ending` gets two lines: the machine's monotonic clock when the last
+    block begins, and JSON when it has come to its end: the value of its last line, if that is an expression, as text.
     """
     asked = read_payload(payload)
     *earlier, last = asked["blocks"]
@@ -135,6 +136,7 @@ def run_session(payload: int, ending: int) -> int:
     os.dup2(nowhere, 2)
     open_streams(closing=False)
     random.seed(asked["seed"])
+    vars(secrets)["randbits"] = random.Random(asked["seed"]).getrandbits  # what NumPy begins with, when it is imported
     module = type(sys)("__main__")
     sys.modules["__main__"] = module
     for block in earlier:
@@ -147,6 +149,7 @@ def run_session(payload: int, ending: int) -> int:
     os.dup2(kept[1], 2)
     open_streams(closing=False)
     status, value, began = 0, None, time.monotonic()
+    os.write(ending, f"{began}\n".encode())
     try:
         value = run_block(last, vars(module))
         value = None if value is None else repr(value)

@@ -138,11 +138,12 @@ class Sandbox:
             outcomes.append(outcome)
         return outcomes
 
-    def session(self, blocks: list[str], *, seed: int, deadline_s: float, max_output: int = 1 << 16) -> "Session":
+    def session(self, blocks: list[str], *, seed: int, block_s: float, max_output: int = 1 << 16) -> "Session":
         """Begin to run blocks one after another with the same names in a child; `wait` until it is over.
 
-        `random` begins with the seed; only the last block is heard.
+        `random` begins with the seed; only the last block is heard. It has `block_s` seconds, and so has each before it.
         """
+        deadline_s = block_s * len(blocks)
         opened = Descriptors()
         kept = out, err, ending = opened.kept(max_output), opened.kept(MAX_ERROR), opened.kept(MAX_ERROR)
         payload = opened.text(json.dumps({"blocks": blocks, "seed": seed, "cpu_s": math.ceil(deadline_s) + 1}))
@@ -154,7 +155,7 @@ class Sandbox:
             raise
         finally:
             opened.close_writing()
-        job = Job([child], child, [], deadline_s)
+        job = Job([child], child, [], deadline_s, ending, block_s)
         self._begin(job)
         return Session(job, out, err, ending)
 
@@ -227,6 +228,8 @@ class Sandbox:
 
     def _judge(self, job: Job, now: float) -> None:
         """End what has to be ended: the children of a job that is late, writes too much, or whose last child has ended."""
+        if not job.ours:
+            job.look(now)
         if not job.ours and (now > job.deadline or job.last in job.ends or any(o.over for o in job.outputs)):
             job.late, job.deadline = now > job.deadline and job.last not in job.ends, now + KILL_S
             job.ours = set(job.children) - set(job.ends)
@@ -238,7 +241,9 @@ class Sandbox:
 
     def _ended(self, number: int, status: int, at: float) -> None:
         job = next(job for job in self._jobs if number in job.children)
-        job.late |= number == job.last and number not in job.ours and at > job.deadline
+        if number not in job.ours:
+            job.look(at)
+            job.late |= number == job.last and at > job.deadline
         job.ends[number] = None if number in job.ours and status == -signal.SIGKILL else status
         if len(job.ends) < len(job.children):
             self._judge(job, time.monotonic())
@@ -275,7 +280,7 @@ class Session:
 
     @property
     def seconds(self) -> float:
-        """How long it has run."""
+        """How long its last block has run, or what comes before that."""
         return (self._job.ended if self._job.over else time.monotonic()) - self._job.began
 
     @property
@@ -297,7 +302,7 @@ class Session:
         status = status_of(self._job.ends[self._job.last], self._job.late, self._out.over, self._err)
         value, own = None, math.inf
         try:
-            told = json.loads(self._ending.data)
+            told = json.loads(self._ending.data.partition(b"\n")[2])
             value, own = told["value"], max(0.0, float(told["seconds"]))
         except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
             status = "crash" if status in ("ok", "error") else status

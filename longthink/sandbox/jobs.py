@@ -46,6 +46,11 @@ class Kept:
         self.writing = os.open(f"/proc/self/fd/{self._file}", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)  # nothing to read there
         self.data, self.most, self.over = b"", most, False
 
+    def first_line(self) -> str:
+        """Its first line so far, where that has ended."""
+        line, ended, _ = os.pread(self._file, 64, 0).partition(b"\n")
+        return line.decode(errors="replace") if ended else ""
+
     def take(self) -> None:
         """Read it, and let go of the file."""
         size = os.fstat(self._file).st_size
@@ -60,14 +65,33 @@ class Job:
     ended. `lost` says why nothing is known, where the sandbox was lost.
     """
 
-    def __init__(self, children: list[int], last: int, outputs: list[Output], deadline_s: float) -> None:
+    def __init__(
+        self,
+        children: list[int],
+        last: int,
+        outputs: list[Output],
+        deadline_s: float,
+        mark: Kept | None = None,
+        block_s: float = 0.0,
+    ) -> None:
         self.children, self.last, self.outputs = children, last, outputs
+        self.mark, self.block_s = mark, block_s
         self.began = self.ended = time.monotonic()
         self.deadline = self.began + deadline_s
         self.ends: dict[int, int | None] = {}
         self.ours: set[int] = set()
         self.late = self.over = False
         self.lost = ""
+
+    def look(self, now: float) -> None:
+        """From the moment that `mark` names on, it has `block_s`; a moment that cannot be is the nearest one that can."""
+        if self.mark is not None and (text := self.mark.first_line()):
+            try:
+                told = float(text)
+            except ValueError:
+                told = now
+            self.began = min(told, now) if told > self.began else self.began
+            self.deadline, self.mark = min(self.deadline, self.began + self.block_s), None
 
 
 class Descriptors:

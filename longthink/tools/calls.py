@@ -52,6 +52,7 @@ class Calls:
         self._asked: dict[tuple[bool, RolloutId], _Asked] = {}
         self.journal: Path | None = None
         self._known: dict[tuple[int, int, str], dict[str, Any]] = {}
+        self._late: set[tuple[int, int, str]] = set()  # of those in the journal: the others went on without them
 
     def close(self) -> None:
         self.interpreter.close()
@@ -60,13 +61,14 @@ class Calls:
         """Write calls there from now on, and use those that are there; None writes nothing."""
         if journal == self.journal:
             return
-        self.journal, self._known = journal, {}
+        self.journal, self._known, self._late = journal, {}, set()
         if journal is None:
             return
         storage.make_folder(journal.parent)
         rows = storage.read_lines(journal)
         storage.cut_lines(journal, rows)  # a line that a kill has torn
-        self._known = {(row["group"], row["sample"], row["after"]): row for row in rows}
+        self._late = {(row["group"], row["sample"], row["after"]) for row in rows if row.get("late")}
+        self._known = {(row["group"], row["sample"], row["after"]): row for row in rows if not row.get("late")}
 
     def begin(self, use: bool, request: Request, rollout: Rollout) -> None:
         """Run the call that a rollout ended with, or find it in the journal."""
@@ -93,7 +95,7 @@ class Calls:
         ids, late = place.returning(use), place.alone(use)
         if not self.in_order:  # where the order of things depends on timing anyway, late ones go on as soon as they can
             behind = [id for id, slice_ in place.calling[use].items() if slice_ == LATE and id not in ids]
-            requests, over = self.answers(use, self.ready(use, behind, 0.0), late=True)
+            requests, over = self.answers(use, self.ready(use, behind, 0.0))
             place.go_on(use, [*(r.id for r in requests), *(r.id for r in over)], requests)
             if over:
                 return over
@@ -102,9 +104,11 @@ class Calls:
         if late and len(ended) < len(ids):
             return None
         if not late:
-            ended = [id for id in ended if not self._was_late(use, id)]
-            place.calling[use] |= dict.fromkeys(set(ids) - set(ended), LATE)
-        requests, over = self.answers(use, ended, late=late)
+            ended = [id for id in ended if self._key(use, id) not in self._late]
+            behind = [id for id in ids if id not in set(ended)]
+            self._write_late(use, behind)
+            place.calling[use] |= dict.fromkeys(behind, LATE)
+        requests, over = self.answers(use, ended)
         place.go_on(use, ended, requests)
         return over
 
@@ -117,12 +121,18 @@ class Calls:
             self.interpreter.wait(TICK_S)
         return [id for id in ids if id not in jobs or self.interpreter.done(jobs[id])]
 
-    def _was_late(self, use: bool, id: RolloutId) -> bool:
-        """Whether the journal says that the others went on without it."""
-        known = self._asked[use, id].known
-        return known is not None and bool(known["late"])
+    def _key(self, use: bool, id: RolloutId) -> tuple[int, int, str]:
+        return (*id, self._asked[use, id].after)
 
-    def answers(self, use: bool, ids: Sequence[RolloutId], *, late: bool) -> tuple[list[Request], list[Rollout]]:
+    def _write_late(self, use: bool, ids: Sequence[RolloutId]) -> None:
+        """Write down that the others go on without these, before they do."""
+        fresh = [key for id in ids if (key := self._key(use, id)) not in self._late]
+        if self.journal is not None:
+            names = ("group", "sample", "after")
+            storage.append_lines(self.journal, [dict(zip(names, key, strict=True)) | {"late": True} for key in fresh])
+            self._late |= set(fresh)
+
+    def answers(self, use: bool, ids: Sequence[RolloutId]) -> tuple[list[Request], list[Rollout]]:
         """What becomes of rollouts whose calls have ended: requests to go on, and the rollouts whose window is full.
 
         Their calls are in the journal by then.
@@ -135,8 +145,7 @@ class Calls:
             call = Call(**{n: known[n] for n in Call.__slots__}) if known else self.interpreter.take(asked.job)
             if known is None:
                 at = {"group": id.group, "sample": id.sample, "call": len(_calls(asked.request)), "after": asked.after}
-                facts = {**at, "late": late}
-                fresh.append(facts | {name: getattr(call, name) for name in Call.__slots__})
+                fresh.append(at | {name: getattr(call, name) for name in Call.__slots__})
             done.append(self._on(asked, call))
         if self.journal is not None:
             storage.append_lines(self.journal, fresh)

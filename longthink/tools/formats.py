@@ -44,6 +44,10 @@ class CallFormat(NamedTuple):
         missing = self.before[: len(self.before) - len(self.before.lstrip())][blank:]
         return missing + self.before.lstrip(), output, self.after
 
+    def said(self, text: str) -> str:
+        """The output within what is inserted behind a call."""
+        return text.strip().removeprefix(self.before.strip()).removesuffix(self.after.strip()).strip()
+
 
 FORMATS = {
     # STILL-3's code; the paper shows none
@@ -67,6 +71,8 @@ def pieces(text: str, format: CallFormat) -> list[Piece]:
 
     >>> [(p.text, p.source) for p in pieces("<code>6*7</code><output>42</output>so 42", FORMATS["tags"])]
     [('<code>6*7</code>', 'policy'), ('<output>42</output>', 'tool'), ('so 42', 'policy')]
+    >>> [p.text for p in pieces("```python\nx = 1\n```\n\n```Output\n```\n\nso", FORMATS["still"])]
+    ['```python\nx = 1\n```', '\n\n```Output\n```\n\n', 'so']
     """
     found: list[Piece] = []
     begun = at = 0
@@ -78,7 +84,8 @@ def pieces(text: str, format: CallFormat) -> list[Piece]:
         blank = len(text[at:]) - len(text[at:].lstrip())
         if not text.startswith(mark, at + blank):
             continue
-        end = text.find(format.after.rstrip(), at + blank + len(mark))
+        begins = at + blank + len(mark) - mark.endswith("\n")  # an empty output may share the line's end of the mark
+        end = text.find(format.after.rstrip(), begins)
         if end < 0:
             continue
         end += len(format.after.rstrip())

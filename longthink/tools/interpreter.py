@@ -2,17 +2,18 @@
 
 from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from longthink.sandbox.client import Sandbox, Session
 from longthink.sandbox.jobs import Outcome
 from longthink.tools.formats import THOUGHT
 from longthink.types import Call
 
-__all__ = ["Interpreter", "shortened"]
+__all__ = ["Interpreter", "shortened", "status_shown"]
 
 MAX_CODE = 100_000  # characters
-AGAIN = 2.0  # a block that ran so long may take so many times as long when it runs again
+TIMEOUT, LIMIT, LENGTH, MEMORY, CRASH = "Timeout Error", "Output Limit Error", "Length Error", "MemoryError", "Interpreter Error"
+CPU_S = 24 * 3600  # no less than any call may take: a session's own limit is what holds
 
 
 class _Job(NamedTuple):
@@ -27,16 +28,17 @@ class _Job(NamedTuple):
 class Interpreter:
     """Runs blocks, at most `at_once` at a time, each in a process of its own that begins with what its rollout ran before.
 
-    A block's names are those its earlier blocks leave: they run again in front of it, unheard, as far as they came. Where
-    nothing was printed the output is the value of the last line; an exception's last line stands behind what was printed; output
-    longer than `output_chars` keeps its first and last halves. Source: STILL-3's code (5 s, 400 characters, "Timeout Error");
+    A block's names are those its earlier blocks leave: they run again in front of it, unheard, as far as they came, for `call_s`
+    each at most; then it has `call_s` of its own. Where nothing was printed the output is the value of the last line; an
+    exception's last line stands behind what was printed; output longer than `output_chars` keeps its first and last halves.
+    `random` and NumPy begin with the rollout's seed. Source: STILL-3's code (5 s, 400 characters, "Timeout Error");
     there an exception takes the place of what was printed, and blocks share nothing.
     Raises: SandboxError where this machine cannot confine at least to `lowest`.
     """
 
     def __init__(self, *, call_s: float, output_chars: int, memory_mb: int, lowest: str, at_once: int) -> None:
         self.call_s, self.output_chars, self.at_once = call_s, output_chars, at_once
-        self._sandbox = Sandbox(memory=memory_mb << 20, lowest=lowest)
+        self._sandbox = Sandbox(memory=memory_mb << 20, seconds=CPU_S, lowest=lowest)
         assert self._sandbox.level
         self._waiting: deque[_Job] = deque()
         self._running: dict[int, tuple[_Job, Session]] = {}
@@ -52,7 +54,7 @@ class Interpreter:
         """Run a block, when there is room; the number of the job."""
         self._number += 1
         if len(code) > MAX_CODE:
-            self._done[self._number] = Call(code, "Length Error", "limit", 0.0)
+            self._done[self._number] = Call(code, LENGTH, "limit", 0.0)
         else:
             again = tuple(call for call in earlier if call.status in ("ok", "error"))
             self._waiting.append(_Job(self._number, code, again, seed))
@@ -81,9 +83,9 @@ class Interpreter:
         return number in self._done
 
     def seconds(self, number: int) -> float:
-        """How long a job has run: 0 for one that waits for room, or is over."""
+        """How long a job that is not over has run, or the shortest of those that it waits for."""
         found = self._running.get(number)
-        return found[1].seconds if found else 0.0
+        return found[1].seconds if found else min((session.seconds for _, session in self._running.values()), default=0.0)
 
     def take(self, number: int) -> Call:
         """What a job that is over has said, once."""
@@ -100,8 +102,7 @@ class Interpreter:
         while self._waiting and len(self._running) < self.at_once:
             job = self._waiting.popleft()
             blocks = [*(call.code for call in job.earlier), job.code]
-            limit = self.call_s + sum(min(AGAIN * call.seconds + 0.1, self.call_s) for call in job.earlier)
-            self._running[job.number] = job, self._sandbox.session(blocks, seed=job.seed, deadline_s=limit)
+            self._running[job.number] = job, self._sandbox.session(blocks, seed=job.seed, block_s=self.call_s)
 
     def _said(self, job: _Job, session: Session) -> Call:
         seconds = session.seconds
@@ -116,15 +117,29 @@ class Interpreter:
         endings = {
             "ok": "" if printed else value or "",
             "error": outcome.error,
-            "timeout": "Timeout Error",
-            "limit": outcome.error if outcome.error.startswith("MemoryError") else "Output Limit Error",
-            "crash": "Interpreter Error",
+            "timeout": TIMEOUT,
+            "limit": outcome.error if outcome.error.startswith(MEMORY) else LIMIT,
+            "crash": CRASH,
         }
         ending = endings[outcome.status]
         text = f"{printed.rstrip()}\n{ending}" if printed.strip() and ending else ending or printed
         text = text.encode("utf-8", "replace").decode()  # no half characters, which no tokenizer takes
         text = text.replace(THOUGHT, "</ think>").strip("\n")  # what is printed ends no thinking
         return shortened(text, self.output_chars)
+
+
+def status_shown(output: str) -> Literal["ok", "timeout", "limit", "crash"]:
+    r"""How a block ended, as far as its output says so: one that came to its end, with an exception or without, is ok.
+
+    >>> status_shown("1\nTimeout Error"), status_shown("ZeroDivisionError: division by zero")
+    ('timeout', 'ok')
+    """
+    last = output.strip().rpartition("\n")[2]
+    if last.startswith(TIMEOUT):
+        return "timeout"
+    if last.startswith((LIMIT, LENGTH, MEMORY)):
+        return "limit"
+    return "crash" if last.startswith(CRASH) else "ok"
 
 
 def shortened(text: str, most: int) -> str:

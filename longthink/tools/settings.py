@@ -20,14 +20,15 @@ class ToolSettings(Table):
     )
     run: bool = Field(True, description="false: code is written and nothing runs it, STILL-3's ablation")
     calls: int = Field(4, ge=1, le=64, description="of a rollout; code behind the last of them is text like any other")
-    call_s: float = Field(5.0, gt=0, description="seconds of the clock a call may take, beside what earlier blocks take again")
+    call_s: float = Field(5.0, gt=0, description="seconds of the clock a block may take; earlier ones, when they run again, too")
     total_s: float = Field(30.0, gt=0, description="of a rollout's calls, earlier blocks not counted; then nothing runs any more")
     output_chars: int = Field(400, ge=8, le=4000, description="of a call; the middle of longer output is left out")
     output_tokens: int = Field(4096, ge=1, description="of a rollout's outputs, after which nothing runs any more")
     patience_s: float = Field(
         2.0,
         ge=0,
-        description="how long the rollouts beside it wait for a call; then they end without it, and it goes on after them",
+        description="how long the rollouts beside it wait for a call that runs, or whose room calls take that have run as long; "
+        "then they end without it, and it goes on after them",
     )
     learn_output: bool = Field(
         False, description="fine-tuning: the output in a trace is learnt like the rest, as STILL-3's code does"

@@ -149,7 +149,7 @@ def test_a_phrase_is_injected_and_the_response_goes_on_from_its_code(
 def test_inject_says_what_it_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = products("Plain.")
     curated(tmp_path / "a", rows, [{"kind": "inject", "model": {"path": "m"}}], status=2)
-    assert "model.settings needs the interpreter: expected tool = { format = 'still' }" in capsys.readouterr().err
+    assert "model.settings needs an interpreter that runs: expected tool = { format = 'still' }" in capsys.readouterr().err
     curated(tmp_path / "b", rows, [{"kind": "inject", "model": {"path": "http://x/v1", "settings": {"tool": {}}}}], status=2)
     assert "settings are for the folder of a model; a server has its own" in capsys.readouterr().err
 

@@ -118,22 +118,53 @@ def test_half_characters_and_the_end_of_thinking_are_put_right(python: Interpret
     assert run(python, "'\U0001f600' * 9000").status == "ok"
 
 
+def unseen(sandbox: Sandbox, *blocks: str, block_s: float) -> Session:
+    """Blocks that have ended, and nobody has looked yet."""
+    session = sandbox.session([*blocks], seed=0, block_s=block_s)
+    select.select([sandbox._control], [], [])
+    return session
+
+
 def test_a_block_is_judged_by_when_it_ended_and_not_by_when_we_look() -> None:
     with Sandbox() as sandbox:
-
-        def unseen(source: str, deadline_s: float) -> Session:
-            """A block that has ended, and nobody has looked yet."""
-            session = sandbox.session([source], seed=0, deadline_s=deadline_s)
-            select.select([sandbox._control], [], [])
-            return session
-
-        early = unseen("6 * 7", 60.0)
+        early = unseen(sandbox, "6 * 7", block_s=60.0)
         early._job.deadline = time.monotonic()  # it is past when we look
         sandbox.wait(60.0)
         assert early.over and early.result()[:2] == (Outcome("ok", b"", ""), "42")
-        late = unseen("import time\ntime.sleep(0.3)", 0.1)
+        late = unseen(sandbox, "import time\ntime.sleep(0.3)", block_s=0.1)
         sandbox.wait(60.0)
         assert late.over and late.result()[0].status == "timeout"
+
+
+def test_the_last_block_has_a_clock_of_its_own() -> None:
+    """What blocks before it leave of their time is not its own; one that forges when it began has forged its ending."""
+    with Sandbox() as sandbox:
+        late = unseen(sandbox, "1", "import time\ntime.sleep(0.6)", block_s=0.5)
+        sandbox.wait(60.0)
+        assert late.over and late.result()[0].status == "timeout" and 0.5 < late.seconds < 60.0
+        for moment in ("nan", "9e99", "x", "-1"):
+            late = unseen(sandbox, f"import os\nos.write(4, b'{moment}\\n')", "import time\ntime.sleep(0.6)", block_s=0.5)
+            sandbox.wait(60.0)
+            assert late.over and late.result()[0].status in ("timeout", "crash") and 0.0 <= late.seconds < 60.0
+        slow = unseen(sandbox, "import time\ntime.sleep(0.4)", "time.sleep(0.4)\n7", block_s=0.7)
+        sandbox.wait(60.0)
+        assert slow.over and slow.result()[:2] == (Outcome("ok", b"", ""), "7")
+
+
+def test_numpy_draws_the_same_when_a_block_runs_again(python: Interpreter) -> None:
+    first = "import numpy as np\nx = np.random.rand(), np.random.default_rng().random()\nprint(x)"
+    said = run(python, first, seed=3)
+    assert said.status == "ok" and said.output == run(python, first, "print(x)", seed=3).output
+    assert said.output != run(python, first, seed=4).output
+
+
+def test_what_waits_for_room_has_run_as_long_as_those_it_waits_for() -> None:
+    narrow = Interpreter(call_s=60.0, output_chars=40, memory_mb=1024, lowest="landlock", at_once=2)
+    jobs = [narrow.begin("while True: pass") for _ in range(2)] + [narrow.begin("1")]
+    while narrow.seconds(jobs[2]) < 0.1:
+        narrow.wait(0.01)
+    assert not any(map(narrow.done, jobs)) and narrow.seconds(jobs[0]) >= 0.1
+    narrow.close()
 
 
 def test_blocks_that_forge_their_ending_are_no_more_than_wrong(python: Interpreter) -> None:

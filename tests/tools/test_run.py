@@ -21,7 +21,8 @@ from kill_runner import TOOLS
 from test_resume import all_calls, assert_same, run_jobs
 
 from longthink.clusters.cluster import Cluster
-from longthink.folder import ModelFolder
+from longthink.clusters.peers import LATE, Place
+from longthink.folder import ModelFolder, Tokenizer
 from longthink.recipe import parse_recipe
 from longthink.tools.calls import Calls
 from longthink.tools.formats import FORMATS
@@ -64,6 +65,11 @@ def run(tool_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     return folder, batches
 
 
+def answered(path: Path) -> list[dict[str, Any]]:
+    """The calls of a journal, without the lines that say who was late."""
+    return [row for row in lines(path) if not row.get("late")]
+
+
 def test_hostile_code_ends_as_text_and_every_rollout_ends(run: tuple[Path, list[Batch]]) -> None:
     folder, _ = run
     rows = [row for path in sorted((folder / "rollouts").glob("*.jsonl")) for row in lines(path)]
@@ -85,7 +91,7 @@ def test_calls_are_in_the_journal_and_the_slow_ones_are_late(run: tuple[Path, li
     folder, _ = run
     late: list[dict[str, Any]] = []
     for path in sorted((folder / "rollouts").glob("*.jsonl")):
-        told = lines(folder / "tool_calls" / path.name)
+        told = answered(folder / "tool_calls" / path.name)
         key = ("code", "output", "status")
         written = {(row["group"], row["sample"], row["call"]): tuple(row[k] for k in key) for row in told}
         kept = {
@@ -94,7 +100,10 @@ def test_calls_are_in_the_journal_and_the_slow_ones_are_late(run: tuple[Path, li
             for i, call in enumerate(row.get("calls", []))
         }
         assert written == kept and len(told) == len(written)
-        late += [row for row in told if row["late"]]
+        behind = {
+            (row["group"], row["sample"], row["after"]) for row in lines(folder / "tool_calls" / path.name) if row.get("late")
+        }
+        late += [row for row in told if (row["group"], row["sample"], row["after"]) in behind]
     assert any(row["status"] == "timeout" for row in late)
     assert all(row["seconds"] >= TOOLS["tool"]["patience_s"] for row in late)  # a busy machine may make others slow
 
@@ -171,14 +180,15 @@ def test_every_point(tool_folder: Path, whole: Path, tmp_path: Path, fault: str)
 
 def test_killed_in_a_call_it_resumes_to_the_same_bits(tool_folder: Path, whole: Path, tmp_path: Path) -> None:
     """SIGKILL to all of it while an endless loop runs: its rollout is the last of its step, and its call not written down."""
-    slow = next(p for p in sorted((whole / "tool_calls").iterdir()) if any(row["late"] for row in lines(p)))
+    slow = next(p for p in sorted((whole / "tool_calls").iterdir()) if any(row.get("late") for row in lines(p)))
+    marks = sum(bool(row.get("late")) for row in lines(slow))
     folder = tmp_path / "run"
     job = "import sys; sys.path.insert(0, sys.argv[1]); from kill_runner import job; from pathlib import Path; "
     job += "import torch; torch.set_num_threads(1); sys.exit(job(sys.argv[2], 'tools', Path(sys.argv[3]), None))"
     command = [sys.executable, "-c", job, str(Path(__file__).resolve().parents[1]), str(tool_folder), str(folder)]
     process = subprocess.Popen(command, cwd=tool_folder, stdout=subprocess.DEVNULL, start_new_session=True)
-    journal, on_time = folder / "tool_calls" / slow.name, [row for row in lines(slow) if not row["late"]]
-    while not journal.exists() or len(journal.read_bytes().splitlines()) < len(on_time):
+    journal, before = folder / "tool_calls" / slow.name, len(lines(slow)) - marks  # each mark has an answer behind it
+    while not journal.exists() or len(journal.read_bytes().splitlines()) < before:
         assert process.poll() is None, "the run ended before it was killed"
         time.sleep(0.001)
     os.killpg(process.pid, signal.SIGKILL)
@@ -188,12 +198,40 @@ def test_killed_in_a_call_it_resumes_to_the_same_bits(tool_folder: Path, whole: 
     assert_same(folder, whole)
 
 
+def calling(tokenizer: Tokenizer, code: str) -> tuple[Request, Rollout]:
+    """A request whose rollout has ended with a call of this code."""
+    text = tokenizer.encode(f"<code> {code} </code>")
+    request = Request(RolloutId(3, 1), Problem("p", (), None), np.zeros(2, np.int64), 40, Sampling(), 5, calls=FORMATS["tags"])
+    return request, Rollout(request.id, request.problem, request.prompt_ids, (Segment("policy", text),), "call", Sampling(), 40)
+
+
+def test_who_was_late_is_late_again(tool_folder: Path, tmp_path: Path) -> None:
+    """The journal says that others went on without a call that nobody knows the answer of; next time it is quick, and waits."""
+    tokenizer, journal = ModelFolder(tool_folder).tokenizer, tmp_path / "calls" / "step.jsonl"
+    request, rollout = calling(tokenizer, "__import__('time').sleep(0.2)")
+    for patience_s in (0.0, 60.0):
+        place = Place("here", lambda: None, None)  # type: ignore[arg-type, return-value]
+        place.calling[False], place.open[False] = {request.id: 0}, {RolloutId(9, 9): request}
+        calls = Calls(ToolSettings(format="tags", patience_s=patience_s), tokenizer)
+        try:
+            calls.open(journal)
+            calls.begin(False, request, rollout)
+            assert calls.go_on(place, False, wait=False) == [] and place.calling[False] == {request.id: LATE}
+            (row,) = lines(journal)
+            assert row["late"] and "output" not in row
+            if patience_s:
+                place.open[False] = {}
+                assert calls.go_on(place, False, wait=True) == [] and [r.id for r in place.fresh[False]] == [request.id]
+        finally:
+            calls.close()
+    assert ["status" in row for row in lines(journal)] == [False, True]
+
+
 def test_what_the_journal_has_is_not_run_again(tool_folder: Path, tmp_path: Path) -> None:
     """A call's output is what was written down, though running it again would say something else."""
     tokenizer = ModelFolder(tool_folder).tokenizer
-    text = tokenizer.encode("<code> __import__('random').random() </code>")
-    request = Request(RolloutId(3, 1), Problem("p", (), None), np.zeros(2, np.int64), 40, Sampling(), 5, calls=FORMATS["tags"])
-    rollout = Rollout(request.id, request.problem, request.prompt_ids, (Segment("policy", text),), "call", Sampling(), 40)
+    request, rollout = calling(tokenizer, "__import__('random').random()")
+    text = rollout.response_ids
     outputs = []
     for _ in range(2):
         calls = Calls(ToolSettings(format="tags"), tokenizer)
@@ -201,7 +239,7 @@ def test_what_the_journal_has_is_not_run_again(tool_folder: Path, tmp_path: Path
             calls.open(tmp_path / "calls" / "step.jsonl")
             calls.begin(False, request, rollout)
             assert calls.ready(False, [request.id], 60.0) == [request.id]
-            (again,), over = calls.answers(False, [request.id], late=False)
+            (again,), over = calls.answers(False, [request.id])
             outputs.append(again.segments[-1].call.output)  # type: ignore[union-attr]
             assert not over and again.num_generated == len(text) + len(again.segments[-1].token_ids)
         finally:

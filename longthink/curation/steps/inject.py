@@ -1,5 +1,6 @@
 """Inject: responses continued from a phrase that leads into code, and what the interpreter made of it."""
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Literal
@@ -53,8 +54,8 @@ class Inject(Distill):
     @model_validator(mode="after")
     def _runs(self) -> "Inject":
         tool = self.model.settings.get("tool")
-        if not isinstance(tool, dict) or tool.get("format", "still") != self.format:
-            raise ValueError(f"model.settings needs the interpreter: expected tool = {{ format = {self.format!r} }}")
+        if not isinstance(tool, dict) or tool.get("format", "still") != self.format or not tool.get("run", True):
+            raise ValueError(f"model.settings needs an interpreter that runs: expected tool = {{ format = {self.format!r} }}")
         return self
 
     def run(self, work: Work) -> None:
@@ -105,5 +106,5 @@ def cut(text: str, format: str, draw: np.random.Generator) -> str | None:
     parts = [part for part in parts if part]
     if len(parts) < FEWEST:
         return None
-    place = int(draw.integers(max(1, len(parts) // 3), len(parts)))
+    place = int(draw.integers(math.ceil(len(parts) / 3), len(parts)))
     return held + "".join(parts[:place])
