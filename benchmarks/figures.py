@@ -1,7 +1,9 @@
 """Draws the curves of docs/papers.md from the functions that training uses. Usage: make figures."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -15,6 +17,7 @@ from longthink.shaping.overlong import Overlong
 from longthink.tables import CycleSettings, LearnerSettings
 
 OUT = Path(__file__).resolve().parents[1] / "docs" / "figures"
+COLD = OUT.parents[1] / "benchmarks" / "results" / "cold_mini.json"
 RIGHT, WRONG, GREY = "#2b6cb0", "#c05621", "#718096"
 STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25}
 
@@ -72,12 +75,29 @@ def weights(axes: Axes) -> None:
     axes.set(xlabel="update", ylabel="share of its start")
 
 
+def cold_starts(axes: Axes) -> None:
+    """Reinforcement learning from each start, as STILL-3's figure 5: means over seeds of the validations of each step."""
+    parts = json.loads(COLD.read_text())["parts"]
+    for start, colour in (("base", GREY), ("synthesised", WRONG), ("distilled", RIGHT)):
+        curves = [facts["curve"] for part, facts in parts.items() if part.startswith(f"{start}_rl/") and "failed" not in facts]
+        tokens, accuracy, length = ([fmean(values) for values in zip(*column, strict=True)] for column in columns(curves))
+        label = f"{'none' if start == 'base' else start}: {length[0]:.0f} to {length[-1]:.0f} tokens long"
+        axes.plot([n / 1000 for n in tokens], [100 * a for a in accuracy], color=colour, marker=".", label=label)
+    axes.set(xlabel="tokens of reinforcement learning (thousands)", ylabel="accuracy (%)")
+
+
+def columns(curves: list[list[list[float]]]) -> list[list[list[float]]]:
+    """Of curves of [tokens, accuracy, length]: each of the three, by curve."""
+    return [[[point[i] for point in curve] for curve in curves] for i in range(3)]
+
+
 FIGURES: dict[str, Callable[[Axes], None]] = {
     "cosine_reward": cosine,
     "length_rewards": length,
     "action_reward": actions,
     "window_cycles": schedules,
     "annealing": weights,
+    "cold_starts": cold_starts,
 }
 
 
