@@ -23,6 +23,7 @@ from longthink.shape import Parts, pin_files
 from longthink.stages import Triggers
 from longthink.tables import MOVING, CycleSettings
 from longthink.tasks.base import Task
+from longthink.tools.calls import refuse_unwritable
 from longthink.trial import tried_files
 from longthink.types import Problem
 from longthink.validation import Source, sources
@@ -58,6 +59,8 @@ def check(recipe: Recipe, *, golds: int) -> int:
         print(f"model folder {recipe.model.path} is not there: positions, prompts and memory are not checked")
     else:
         refuse_misfit(recipe, model.config)
+        if recipe.tool:
+            refuse_unwritable(recipe.tool, model.tokenizer)
     problems = [problem for name, task in tasks.items() for problem in first_problems(name, task, golds)]
     if model is not None:
         lengths = [prompt_ids(model.tokenizer, p, prompt_limits(recipe, model.config)) for p in problems]
@@ -77,6 +80,8 @@ def check(recipe: Recipe, *, golds: int) -> int:
         print(f"reward: {said}")
     for line in tried_files(tasks, rewards, {name: part for p in parts for name, part in p.verifiers.items()}, sets):
         print(line)
+    if not recipe.graded:
+        return 0
     refused = refused_golds(tasks, rewards, problems, recipe.workers)
     print(f"golds: {len(problems) - len(refused)} of {len(problems)} accepted by the recipe's own verifier")
     for line in refused[:10]:

@@ -32,7 +32,7 @@ def _parts(recipe: "Recipe") -> Iterator[str]:
         yield "task and reward are there beside [[domain]]; expected one or the other"
     for name in ("task", "reward") if not recipe.domain else ():
         if not getattr(recipe, name):
-            yield f"{name} is missing"
+            yield f"{name} is missing" + ("; a recipe of fine-tuning has budget.max_epochs" if name == "reward" else "")
     domains = [d.name for d in recipe.domain]
     if len(domains) > 1 and (len(set(domains)) < len(domains) or "" in domains):
         yield f"domain: the names are {', '.join(map(repr, domains))}; expected a different one for each"

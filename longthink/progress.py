@@ -124,6 +124,7 @@ def _line(title: str, row: Mapping[str, Any], total: int) -> str:
         ("select/missing_prompts", "{:.0f} prompts short"),
         ("time/step_s", "{:.1f} s"),
         ("validation/accuracy", "validation {:.3f}"),
+        ("validation/loss", "validation loss {:.3f}"),
     )
     rare = {"select/missing_prompts", "verdict/unscored_share"}  # shown where they are not 0
     parts += [form.format(float(row[key])) for key, form in shown if key in row and (key not in rare or row[key])]

@@ -138,6 +138,11 @@ class Recipe(Table):
         return self.domain or (DomainSettings(task=self.task, reward=self.reward),)
 
     @property
+    def graded(self) -> bool:
+        """Whether anything is: fine-tuning may go without a verifier."""
+        return any(domain.reward.get("kind") != "none" for domain in self.domains)
+
+    @property
     def last_window(self) -> int:
         """The widest window any stage may reach."""
         return max(r.rollout.widest for r in self.staged)

@@ -24,11 +24,13 @@ def refuse_untold(recipe: Recipe, tasks: Mapping[str, Task]) -> None:
     for task in tasks.values():
         for index in range(1 if (size := task.size("train")) is None else size):
             task.trace(task.problem("train", index), 0)
-    if recipe.validation.every and not recipe.validation.samples:
-        for task in tasks.values():
-            size = min(task.size("validation") or 1, recipe.validation.problems)
-            if not any(has_trace(task, task.problem("validation", index)) for index in range(size)):
-                task.trace(task.problem("validation", 0), 0)
+    for task in tasks.values() if recipe.validation.every else ():
+        size = min(task.size("validation") or 1, recipe.validation.problems)
+        problems = [task.problem("validation", index) for index in range(size)]
+        untold = [problem for problem in problems if not has_trace(task, problem)]
+        wrong = [problem for problem in untold if problem.meta.get("response")]  # there, and none that can be learnt
+        if wrong or (len(untold) == size and not recipe.validation.samples):
+            task.trace([*wrong, *untold][0], 0)
 
 
 def has_trace(task: Task, problem: Problem) -> bool:

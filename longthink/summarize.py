@@ -19,7 +19,15 @@ class Counted(Protocol):
     collected: Counter[int]
 
 
-def summarize(scored: Sequence[Scored], groups: Sequence[Group], generated_before: int, cap: int = 0) -> dict[str, Any]:
+OF_VERDICTS = (
+    *("reward/", "verdict/", "group/constant_share", "group/all_right_share", "group/all_wrong_share"),
+    *("group/cap_teaches_share", "length/right_mean", "length/wrong_mean"),
+)
+
+
+def summarize(
+    scored: Sequence[Scored], groups: Sequence[Group], generated_before: int, cap: int = 0, *, graded: bool = True
+) -> dict[str, Any]:
     """The metrics of what was sampled (docs/metrics.md): tokens, lengths and verdicts of all, rewards of the groups."""
     lengths = np.array([r.num_tokens for r, _ in scored], np.float64)
     right = np.array([(v.score or 0.0) >= 1.0 for _, v in scored])
@@ -58,7 +66,8 @@ def summarize(scored: Sequence[Scored], groups: Sequence[Group], generated_befor
         }
     row |= tool_use(scored)
     row["verdict/unscored_share"] = float(np.mean([v.score is None for _, v in scored]))
-    return row | {f"verdict/{status}_share": statuses[status] / len(scored) for status in get_args(Status)}
+    row |= {f"verdict/{status}_share": statuses[status] / len(scored) for status in get_args(Status)}
+    return row if graded else {key: value for key, value in row.items() if not key.startswith(OF_VERDICTS)}
 
 
 def tool_use(scored: Sequence[Scored]) -> dict[str, float]:

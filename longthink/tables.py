@@ -243,7 +243,9 @@ class LearnerSettings(Table):
     lr: float = Field(1e-6, gt=0)
     schedule: Literal["constant", "cosine"] = "constant"
     warmup_updates: int = Field(0, ge=0)
-    total_updates: int = Field(0, ge=0, description="updates until the cosine's floor; needed by `cosine`")
+    total_updates: int = Field(
+        0, ge=0, description="updates until the cosine's floor; needed by `cosine`, but where budget.max_epochs says how many"
+    )
     floor: float = Field(0.1, ge=0, le=1, description="cosine's last value as a share of lr")
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = Field(0.01, ge=0)

@@ -192,7 +192,7 @@ class Training:
         with Clock(self.progress, "update") as updated:
             row = (
                 {"window": asked.window}
-                | summarize(scored, groups, run.generated_tokens, asked.graded_tokens)
+                | summarize(scored, groups, run.generated_tokens, asked.graded_tokens, graded=self.recipe.graded)
                 | (staleness(scored, run.policy_version, self.collector) if asked.staleness else {})
                 | self.data.metrics()
                 | selected

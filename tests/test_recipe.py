@@ -165,7 +165,7 @@ def test_unknown_key_of_a_stage(staged_file: Path) -> None:
 def test_missing_key(tmp_path: Path, key: str) -> None:
     path = tmp_path / "lacking.toml"
     path.write_text("\n".join(line for line in SMALL.splitlines() if not line.startswith(key)))
-    assert refusal(path) == f"{path}: {key} is missing"
+    assert refusal(path).partition(";")[0] == f"{path}: {key} is missing"
 
 
 def test_every_error_has_its_line(recipe_file: Path) -> None:

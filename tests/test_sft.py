@@ -16,6 +16,7 @@ from longthink.folder import ModelFolder, tiny_folder
 from longthink.learners.local import LocalLearner
 from longthink.machine import resolve
 from longthink.recipe import load_recipe
+from longthink.report import write_report
 from longthink.sft import by_epochs
 from longthink.tables import LearnerSettings, LossSettings
 from longthink.tasks.file import File
@@ -59,7 +60,9 @@ def test_it_learns_what_it_is_given_for_as_many_epochs_as_asked(folder: Path, tm
     assert [r["step"] for r in rows] == [*range(8)]  # 2 · 13 / 4, rounded up
     losses = [r["validation/loss"] for r in rows if "validation/loss" in r]
     assert len(losses) == 4 and losses[-1] < losses[0] < 1.3 * np.log(64)
-    assert "validation/accuracy" not in rows[-1]  # nobody grades
+    assert not [key for key in rows[-1] if key.startswith(("validation/accuracy", "reward/", "verdict/"))]  # nobody grades
+    page = write_report(tmp_path / "run").read_text()
+    assert ">Loss<" in page and ">Validation loss<" in page and ">Reward<" not in page
     problems = [
         json.loads(line)["problem"]
         for step in range(1, 8)
@@ -235,6 +238,21 @@ def test_a_recipe_with_epochs_is_fine_tuning_to_check_and_plan_too(
     assert main(["plan", path, "--on", "1xA100"]) == 0
     head, row = (line.split() for line in capsys.readouterr().out.splitlines()[2:4])
     assert row[head.index("rollouts")] == "0" and row[head.index("steps")] == "7"
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize("wrong", [7, [{"txt": "a"}], [{"text": "a", "learn": "no"}], [{"text": "a", "learn": False}]])
+def test_a_response_that_is_none_is_named(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], split: str, wrong: Any
+) -> None:
+    rows = [{"prompt": "a", "response": "one"}, {"prompt": "b", "response": wrong}]
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = {"kind": "file", "train": str(folder / "train.jsonl"), split: str(tmp_path / "d.jsonl")}
+    path = write(folder, tmp_path / "r.toml", task=task, validation={"every": 1})
+    if split == "train":
+        path = write(folder, tmp_path / "r.toml", task=task, validation={})
+    assert main(["sft", str(path), "--out", str(tmp_path / "run")]) == 2 == main(["check", str(path)])
+    assert f"d.jsonl: row 1: the response is {wrong!r}; expected text" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])

@@ -26,11 +26,20 @@ PANELS = (  # title, what a point is, metric key, y label, factor, colour
     ("Window", "largest response allowed", "window", "tokens", 1, BLUE),
     ("Entropy", "mean over the tokens of a step", "policy/entropy/mean", "nats per token", 1, PURPLE),
 )
+TAUGHT = (  # of fine-tuning alone: elsewhere the first is what is sampled, whose likelihood is no aim
+    ("Loss", "mean over the learnt tokens of a step", "policy/sampled_nll/mean", "nats per token", 1, BLUE),
+    ("Validation loss", "mean over the learnt tokens of the validation traces", "validation/loss", "nats per token", 1, GREEN),
+)
+TOOL = (  # where there is one
+    ("Calls", "of the interpreter, mean over the responses of a step", "tool/calls/mean", "calls", 1, BLUE),
+    ("Calls that failed", "exceptions, time-outs and limits", "tool/error_share", "% of calls", 100, ORANGE),
+)
 
 
 def figures(run: Record) -> str:
     """All figures there are data for, as HTML."""
-    panels = [*(_step_panel(run, panel) for panel in PANELS), _validation_panels(run), _cost_panel(run), _curve_panel(run.curve)]
+    chosen = (*(TAUGHT if run.columns("validation/loss").size else ()), *PANELS, *TOOL)
+    panels = [*(_step_panel(run, panel) for panel in chosen), _validation_panels(run), _cost_panel(run), _curve_panel(run.curve)]
     return "".join(panels)
 
 

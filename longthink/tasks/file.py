@@ -42,7 +42,7 @@ class Row(NamedTuple):
     messages: tuple[dict[str, str], ...]
     gold: Any
     kept: dict[str, Any]
-    response: tuple[Piece, ...]
+    response: tuple[Piece, ...] | str
 
 
 class File(Task):
@@ -111,7 +111,9 @@ class File(Task):
         return Problem(id=f"{stem}:{number}", prompt=self._prompt(messages), gold=gold, meta=meta)
 
     def trace(self, problem: Problem, draw: int) -> str | Sequence[Piece]:
-        response: tuple[Piece, ...] = problem.meta.get("response", ())
+        response: tuple[Piece, ...] | str = problem.meta.get("response", ())
+        if isinstance(response, str):
+            raise TaskError(response)
         if not response:
             raise TaskError(
                 f"{problem.id} has no response to fine-tune on; expected a column {', '.join(RESPONSE_COLUMNS)} "
@@ -248,20 +250,24 @@ def _has(table: Sequence[Mapping[str, Any]], name: str) -> bool:
     return any(clean_gold(lookup(row, name)) is not None for row in table)
 
 
-def _responses(path: Path, table: Sequence[Mapping[str, Any]], how: File) -> list[tuple[Piece, ...]]:
-    """What is learnt of each row, where the file has it in a column of its own."""
+def _responses(path: Path, table: Sequence[Mapping[str, Any]], how: File) -> list[tuple[Piece, ...] | str]:
+    """What is learnt of each row, where the file has it in a column of its own, or why it cannot be."""
     names = (how.response_column,) if how.response_column else RESPONSE_COLUMNS
     name = next((n for n in names if _has(table, n)), "")
     if not name and how.response_column:
         raise TaskError(f"{path}: no row has a response in a column {how.response_column!r}; fix task.response_column")
-    found = [_response(lookup(row, name) if name else None) for row in table]
-    if how.response_column and None in found:
-        number = found.index(None)
-        value = _short(lookup(table[number], name))
-        raise TaskError(
-            f"{path}: row {number}: the response is {value}; expected text, or a list of parts with `text` and `learn`"
-        )
-    return [response or () for response in found]
+    given = [lookup(row, name) if name else None for row in table]
+    found = [_response(value) for value in given]
+    wrong = [
+        f"{path}: row {number}: the response is {_short(value)}; expected text, or a list of parts with `text` and `learn`, "
+        "one of them learnt"
+        for number, value in enumerate(given)
+        if found[number] is None
+    ]
+    if wrong and how.response_column:
+        raise TaskError(wrong[0])
+    told = iter(wrong)  # only fine-tuning minds what stands in a column of a usual name
+    return [response if response is not None else next(told) for response in found]
 
 
 def _response(value: Any) -> tuple[Piece, ...] | None:

@@ -19,7 +19,7 @@ from longthink.tools.interpreter import Interpreter
 from longthink.tools.settings import ToolSettings
 from longthink.types import Call, Request, Rollout, RolloutId, Segment
 
-__all__ = ["Calls"]
+__all__ = ["Calls", "refuse_unwritable"]
 
 TICK_S = 0.05  # between two looks at who is late
 
@@ -44,9 +44,7 @@ class Calls:
     def __init__(self, settings: ToolSettings, tokenizer: Tokenizer, *, in_order: bool = True) -> None:
         self.in_order = in_order
         self.settings, self.tokenizer, self.format = settings, tokenizer, FORMATS[settings.format]
-        call = f"{self.format.open}\n1\n{self.format.close}"
-        if self.format.called(tokenizer.decode(tokenizer.encode(call))) is None:
-            raise RecipeError(f"the tokenizer of the model cannot write {call!r}, a call in tool.format = {settings.format!r}")
+        refuse_unwritable(settings, tokenizer)
         limits = settings.model_dump(include={"call_s", "output_chars", "memory_mb"})
         self.interpreter = Interpreter(**limits, lowest=settings.sandbox, at_once=settings.at_once or 2 * usable_cores())
         self._asked: dict[tuple[bool, RolloutId], _Asked] = {}
@@ -168,6 +166,14 @@ class Calls:
             return request
         ending = (request.sampling, request.max_tokens)
         return Rollout(request.id, request.problem, request.prompt_ids, segments, "length", *ending)
+
+
+def refuse_unwritable(settings: ToolSettings, tokenizer: Tokenizer) -> None:
+    """Raises: RecipeError where a model has no tokens for a call."""
+    format = FORMATS[settings.format]
+    call = f"{format.open}\n1\n{format.close}"
+    if format.called(tokenizer.decode(tokenizer.encode(call))) is None:
+        raise RecipeError(f"the tokenizer of the model cannot write {call!r}, a call in tool.format = {settings.format!r}")
 
 
 def _calls(request: Request) -> list[Call]:

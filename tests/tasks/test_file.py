@@ -501,7 +501,7 @@ def test_parts_of_a_response_say_what_is_learnt(tmp_path: Path) -> None:
 def test_a_file_without_responses_says_so_when_one_is_asked_for(tmp_path: Path) -> None:
     path = write(tmp_path / "d.jsonl", [{"prompt": "Q", "answer": "1", "output": ["not", 1]}])
     task = File(train=str(path))
-    with pytest.raises(TaskError, match="d:0 has no response to fine-tune on; expected a column response, completion"):
+    with pytest.raises(TaskError, match=r"row 0: the response is \['not', 1\]; expected text"):
         task.trace(task.problem("train", 0), 0)
     assert "no row has a response in a column 'cot'; fix task.response_column" in refusal(path, response_column="cot")
     assert "row 0: the response is ['not', 1]; expected text, or a list of parts" in refusal(path, response_column="output")

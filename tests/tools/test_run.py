@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tomli_w
 from support import PROGRAMS
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -20,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from kill_runner import TOOLS
 from test_resume import all_calls, assert_same, run_jobs
 
+from longthink.cli import main
 from longthink.clusters.cluster import Cluster
 from longthink.clusters.peers import LATE, Place
 from longthink.folder import ModelFolder, Tokenizer
@@ -225,6 +227,15 @@ def test_who_was_late_is_late_again(tool_folder: Path, tmp_path: Path) -> None:
         finally:
             calls.close()
     assert ["status" in row for row in lines(journal)] == [False, True]
+
+
+def test_check_says_that_a_tokenizer_cannot_write_a_call(tool_folder: Path, tmp_path: Path, capsys: Any) -> None:
+    table = TOOLS | {"model": {"path": str(tool_folder)}, "tool": {"format": "still"}}
+    table["task"] = {"kind": "file", "train": str(tool_folder / "few.jsonl"), "validation": str(tool_folder / "few.jsonl")}
+    (tmp_path / "r.toml").write_text(tomli_w.dumps(table))
+    assert main(["check", str(tmp_path / "r.toml")]) == 2
+    assert "the tokenizer of the model cannot write '```python" in capsys.readouterr().err
+    assert main(["check", str(tmp_path / "r.toml"), "--set", "tool.format=tags"]) == 0
 
 
 def test_what_the_journal_has_is_not_run_again(tool_folder: Path, tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """Distil: a teacher's responses to each question, those that can be learnt from."""
 
 from collections.abc import Sequence
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from longthink.curation.asking import GradingStep, Reply
 from longthink.curation.responses import ChoosingStep
@@ -22,6 +23,14 @@ class Distill(ChoosingStep, GradingStep):
     """
 
     prompt: str = Field("bare", description="a prompt of longthink/prompts.py by name, for the teacher; it is not what is learnt")
+
+    @model_validator(mode="after")
+    def _one_format(self) -> Self:
+        tool = self.model.settings.get("tool")
+        written = tool.get("format", "still") if isinstance(tool, dict) else self.format
+        if written != self.format:
+            raise ValueError(f"format is {self.format!r}, and the model's settings.tool.format {written!r}; expected the same")
+        return self
 
     def decided(self, pool: RewardPool, rows: Sequence[Row], replies: Sequence[Sequence[Reply]]) -> list[Row | Rejected]:
         return self.chosen(rows, replies, pool, self.model.name)

@@ -25,7 +25,7 @@ class Given(ChoosingStep):
     Example: `[[step]]` with `kind = "given"`, `most_tokens = 16384`, `tokenizer = "models/Qwen2.5-7B"`.
     """
 
-    tokenizer: str = ""
+    tokenizer: str = Field("", description="a model's folder, whose tokens are counted; empty counts words")
     model: str = Field("", description="who has written them, for the record")
 
     def run(self, work: Work) -> None:

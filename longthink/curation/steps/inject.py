@@ -36,7 +36,8 @@ class Inject(Distill):
     """Lets a model without the habit write code: its thought is cut, a phrase that leads into code is put there, and it goes on.
 
     Each row gets up to `rounds` such calls, a number drawn for each sample. A thought is cut before one of six words of turning
-    (Wait, But, …), at a place drawn from behind its first third; the next round cuts what came behind the last output. The model
+    (Wait, But, …), at a place drawn from behind its first third; the next round cuts what came behind the last output. A
+    thought of fewer than five parts stays as it is, and so does one whose draw is 0: `code = "some"` drops both. The model
     must be a folder, with `settings = { tool = { … } }` for the interpreter. Kept are responses that contain code and end right.
     Source: STILL-3 4.4; its code cuts before the same words, draws 0 to 3 calls, needs five parts, and knows 14 phrases of its
     own (six of ours here); it draws code at temperature 1 and the rest at 0.6, here both are the model's.
