@@ -302,12 +302,18 @@ def rollout_rows(scored: Sequence[Scored], step: int, chosen: Sequence[Group] = 
             "window": r.window,
             "policy_version": max(s.policy_version for s in r.segments),
             **({"versions": [[s.policy_version, len(s.token_ids)] for s in r.segments]} if len(r.segments) > 1 else {}),
-            **({"sources": [[s.source, len(s.token_ids)] for s in r.segments], "calls": _told(r)} if r.calls else {}),
+            **({"sources": [[s.source, len(s.token_ids)] for s in r.segments]} if _others(r) else {}),
+            **({"calls": _told(r)} if r.calls else {}),
             "reward": v.detail.get("reward", v.score),
             "verdict": {"score": v.score, "status": v.status, "extracted": v.extracted, "detail": dict(v.detail)},
         }
         for r, v in scored
     ]
+
+
+def _others(rollout: Rollout) -> bool:
+    """Whether some of its tokens are not the policy's own."""
+    return any(s.source != "policy" for s in rollout.segments)
 
 
 def _told(rollout: Rollout) -> list[dict[str, Any]]:

@@ -17,6 +17,9 @@ The command line prints the message alone and exits with status 2. A bad rollout
 error: it gets a `Verdict` with a status.
 """
 
+import difflib
+from collections.abc import Sequence
+
 __all__ = [
     "CheckpointError",
     "EngineError",
@@ -30,6 +33,7 @@ __all__ = [
     "StorageError",
     "TaskError",
     "WorkerLost",
+    "nearest",
     "printable",
 ]
 
@@ -89,3 +93,13 @@ def printable(text: str) -> str:
     'down\\x1b[2J'
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def nearest(key: str, known: Sequence[str]) -> str:
+    """What was probably meant, in words.
+
+    >>> nearest("windw", ["prompts", "window"])
+    'did you mean window?'
+    """
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"

@@ -9,8 +9,7 @@ from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from longthink.errors import RecipeError
-from longthink.recipe import nearest
+from longthink.errors import RecipeError, nearest
 
 __all__ = ["Part", "load_part"]
 

@@ -133,7 +133,7 @@ def write_puzzles(out: Path, tasks: Sequence[str], size: int, seed: int) -> str:
     hashes are fixed. The stored answer of every row is accepted by the `puzzle` verifier. No question comes twice, unless
     a task has too few. Raises: TaskError for an unknown task or a task that fails, StorageError for a bad path.
     """
-    from longthink.recipe import nearest
+    from longthink.errors import nearest
 
     tasks = list(dict.fromkeys(tasks))
     for task in tasks:

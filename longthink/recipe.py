@@ -1,6 +1,5 @@
 """A recipe: one TOML file, one run. Validated before anything starts; the resolved copy lies beside the run."""
 
-import difflib
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from longthink.contradictions import contradiction
-from longthink.errors import RecipeError
+from longthink.errors import RecipeError, nearest
 from longthink.staging import CHANGEABLE, Rule, Stage
 from longthink.study import StudySettings
 from longthink.tables import (
@@ -35,7 +34,7 @@ from longthink.tables import (
 )
 from longthink.tools.settings import ToolSettings
 
-__all__ = ["Recipe", "explain", "load_recipe", "load_study", "nearest", "override", "parse_recipe", "profiles", "read_table"]
+__all__ = ["Recipe", "explain", "load_recipe", "load_study", "override", "parse_recipe", "profiles", "read_table"]
 
 
 FIXED = {
@@ -295,16 +294,6 @@ def explain(error: dict[str, Any], model: type[Table] = Recipe) -> str:
         return f"{key} is one table; expected a list of them: write [[{key}]]"
     message = str(error["msg"]).removeprefix("Value error, ")
     return message if not key else f"{key}: {message}, got {error['input']!r}"
-
-
-def nearest(key: str, known: Sequence[str]) -> str:
-    """What was probably meant, in words.
-
-    >>> nearest("windw", ["prompts", "window"])
-    'did you mean window?'
-    """
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
 
 
 def _keys_at(path: list[str], model: Any) -> list[str]:

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from longthink.errors import RecipeError
+from longthink.errors import RecipeError, nearest
 from longthink.part import load_part
-from longthink.recipe import Recipe, nearest
+from longthink.recipe import Recipe
 from longthink.rewards.base import Reward
 from longthink.rewards.file import File
 from longthink.shaping.base import Outcome, Shape

@@ -15,12 +15,11 @@ from longthink import storage
 from longthink.curation.rows import Rejected, Row
 from longthink.curation.steps.base import Step, Stopped, Work, put
 from longthink.engines.served import SEEDS
-from longthink.errors import LongthinkError, RecipeError
+from longthink.errors import LongthinkError, RecipeError, nearest
 from longthink.evaluation.models import Model, open_model, weights_hash
 from longthink.part import load_part
 from longthink.progress import Progress
 from longthink.prompts import PROMPTS, dress
-from longthink.recipe import nearest
 from longthink.rewards.base import Reward
 from longthink.rewards.pool import RewardPool
 from longthink.rng import derive_seed

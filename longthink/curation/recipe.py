@@ -9,9 +9,9 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from longthink.curation.steps.base import Step
-from longthink.errors import RecipeError
+from longthink.errors import RecipeError, nearest
 from longthink.part import load_part
-from longthink.recipe import explain, nearest, override, read_table
+from longthink.recipe import explain, override, read_table
 from longthink.tables import Table
 
 __all__ = ["Curation", "Output", "Source", "load_curation"]

@@ -7,8 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from longthink.errors import TaskError
-from longthink.recipe import nearest
+from longthink.errors import TaskError, nearest
 
 __all__ = ["Domain", "Protocol", "protocol_names", "read_protocol"]
 

@@ -16,11 +16,10 @@ from urllib.error import URLError
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from longthink import storage
-from longthink.errors import TaskError
+from longthink.errors import TaskError, nearest
 from longthink.evaluation.convert import CONVERTERS
 from longthink.evaluation.protocols import Domain, Protocol
 from longthink.part import load_part
-from longthink.recipe import nearest
 from longthink.rewards.base import Reward
 from longthink.tasks.base import Task
 from longthink.types import Problem

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from longthink.errors import TaskError
+from longthink.errors import TaskError, nearest
 from longthink.prompts import PROMPTS, dress
 from longthink.reading import (
     FORMATS,
@@ -22,7 +22,6 @@ from longthink.reading import (
     lookup,
     read_rows,
 )
-from longthink.recipe import nearest
 from longthink.rng import rng
 from longthink.tasks.base import Task
 from longthink.tools.formats import Piece

@@ -89,7 +89,7 @@ def test_what_arrives_once_more_goes_on_and_what_never_does_stops(warm_folder: P
 
 @pytest.mark.cluster
 def test_a_sampler_of_another_dtype_is_found_before_it_samples(warm_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sampler = cluster_module._sampler
+    sampler = cluster_module.make_sampler
     asked = recipe(warm_folder, samplers=1, resyncs=0)
     other = asked.model_copy(update={"model": asked.model.model_copy(update={"dtype": "bfloat16"})})
     monkeypatch.setattr(cluster_module, "partial", lambda f, *args: partial(f, *((other, *args[1:]) if f is sampler else args)))

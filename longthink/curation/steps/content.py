@@ -5,7 +5,7 @@ from pydantic import Field, field_validator
 from longthink.curation.content import FAMILIES, kinds
 from longthink.curation.rows import Rejected, Row
 from longthink.curation.steps.base import RowStep
-from longthink.recipe import nearest
+from longthink.errors import nearest
 
 __all__ = ["Content"]
 

@@ -168,6 +168,7 @@ class VllmStream(ABC):
             "top_k": s.top_k,
             "seed": (derive_seed(request.seed, begun) if begun else request.seed) % SEEDS,
             "max_tokens": request.max_tokens - begun,
+            "ignore_eos": True,  # what vLLM takes for one by the config's defaults: ours are all named
             "stop_token_ids": sorted({*self.stop_ids, *self._marks(request)}),
             "logprobs": 0,
             "detokenize": False,
