@@ -219,7 +219,7 @@ class _Taken:
 
     def _solution(self, found: Mapping[str, Any]) -> Any:
         values = {name: lookup(found, name) for name in self.told}
-        if not COLUMN.search(self.source.solution):
+        if self.source.solution in values:
             return values[self.source.solution]
         filled = all(isinstance(value, str) for value in values.values())
         return COLUMN.sub(lambda name: values[name[1]], self.source.solution) if filled else MISSING

@@ -14,6 +14,9 @@ import tomli_w
 
 from longthink.cli import main
 from longthink.curation import sources
+from longthink.curation.recipe import Source
+from longthink.curation.rows import Row
+from longthink.curation.sources import _Taken
 
 
 def problems(count: int) -> list[dict[str, Any]]:
@@ -232,3 +235,14 @@ def test_a_disk_that_fills_up_while_the_data_is_written(tmp_path: Path, capsys: 
         signal.signal(signal.SIGXFSZ, ignored)
     assert status == 2 and "what is whole is kept, the same command goes on" in capsys.readouterr().err
     assert len(curate(tmp_path, [])["train"]) == 400
+
+
+def test_a_solution_may_be_put_together_from_columns() -> None:
+    """A row that lacks one of them has none."""
+    taken = _Taken(Source(name="a", path="a.jsonl", solution="<think>{deep.thought}</think> {said}"))
+    found = [
+        {"problem": "Why?", "answer": "7", "deep": {"thought": "so"}, "said": "7"},
+        {"problem": "How?", "answer": "7", "said": "7"},
+    ]
+    assert [row.solution for row in taken.rows(iter(found)) if isinstance(row, Row)] == ["<think>so</think> 7", ""]
+    assert not taken.lacks

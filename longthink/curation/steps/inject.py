@@ -55,7 +55,7 @@ class Inject(Distill):
     @model_validator(mode="after")
     def _runs(self) -> "Inject":
         tool = self.model.settings.get("tool")
-        if not isinstance(tool, dict) or tool.get("format", "still") != self.format or not tool.get("run", True):
+        if not isinstance(tool, dict) or not tool.get("run", True):
             raise ValueError(f"model.settings needs an interpreter that runs: expected tool = {{ format = {self.format!r} }}")
         return self
 
