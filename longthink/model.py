@@ -253,9 +253,9 @@ class Decoder(nn.Module):
         self.checkpoint_layers = False
 
     @classmethod
-    def hollow(cls, config: ModelConfig) -> "Decoder":
-        """A decoder of shapes alone, until it is given room (`to_empty`) and filled."""
-        with torch.device("meta"):
+    def hollow(cls, config: ModelConfig, device: torch.device | str = "meta") -> "Decoder":
+        """A decoder to be filled; on the device `meta` it is of shapes alone, until it is given room (`to_empty`)."""
+        with torch.device(device):
             return cls(config)
 
     @property

@@ -1,8 +1,8 @@
-"""Runs a tiny training job in forked children, one of which dies at its k-th write, fsync or rename.
+"""Runs tiny training jobs in forked children, some of which die at their k-th write, fsync or rename.
 
-Usage: kill_runner.py WARM_MODEL FOLDER VARIANT FAULT K... with VARIANT a key of RECIPES and FAULT one of none, kill,
-torn, full. For every k the job runs in FOLDER/k until the fault, then again with resume until its end. Prints one JSON
-line per k: how both ended.
+Reads one JSON line per request: the folder of a warm model, a folder for the runs, a key of RECIPES, a fault (none, kill,
+torn, full) and a list of k. For every k the job runs in FOLDER/k until the fault, then again with resume until its end.
+Answers each request with one JSON line: how both ended, for every k. What a job imports is imported once, before all forks.
 """
 
 import json
@@ -203,6 +203,7 @@ def forked(model: str, variant: str, folder: Path, faulty: Faulty | None) -> int
         try:
             devnull = os.open(os.devnull, os.O_WRONLY)
             os.dup2(devnull, 1)
+            os.chdir(model)  # where few.jsonl lies
             status = job(model, variant, folder, faulty)
         finally:
             os._exit(status)
@@ -211,16 +212,16 @@ def forked(model: str, variant: str, folder: Path, faulty: Faulty | None) -> int
 
 def main() -> None:
     torch.set_num_threads(1)
-    from torch import _dynamo  # noqa: F401 (with the next, what a first step imports: seconds that no child pays again)
-    from transformers import PreTrainedTokenizerFast  # noqa: F401
+    from transformers import PreTrainedTokenizerFast  # noqa: F401 (which a first step imports: no child pays again)
 
-    model, root, variant, fault, *ks = sys.argv[1:]
-    os.chdir(model)  # where few.jsonl lies
-    for k in map(int, ks):
-        folder = Path(root) / str(k)
-        first = forked(model, variant, folder, Faulty(fault, k))
-        second = forked(model, variant, folder, None) if fault != "none" else 0
-        print(json.dumps({"k": k, "first": first, "second": second}), flush=True)
+    for line in sys.stdin:
+        model, root, variant, fault, ks = json.loads(line)
+        found = []
+        for k in ks:
+            folder = Path(root) / str(k)
+            first = forked(model, variant, folder, Faulty(fault, k))
+            found.append({"k": k, "first": first, "second": forked(model, variant, folder, None) if fault != "none" else 0})
+        print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """A run killed at any write, fsync or rename, or hit by a full disk, ends as the uninterrupted run did: bit for bit."""
 
+import atexit
 import json
 import random
 import shutil
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +34,23 @@ def warm(warm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@cache
+def runner() -> subprocess.Popen[str]:
+    """The process that forks the jobs; it ends with this one, whose pipe it reads."""
+    command = [sys.executable, str(HERE / "kill_runner.py")]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    atexit.register(process.__exit__, None, None, None)
+    return process
+
+
 def run_jobs(warm: Path, root: Path, fault: str, ks: list[int], variant: str = "stages") -> list[dict[str, int]]:
-    command = [sys.executable, str(HERE / "kill_runner.py"), str(warm), str(root), variant, fault, *map(str, ks)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    process = runner()
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(json.dumps([str(warm), str(root), variant, fault, ks]) + "\n")
+    process.stdin.flush()
+    found: list[dict[str, int]] = json.loads(process.stdout.readline() or "[]")
+    assert [one["k"] for one in found] == ks, f"the runner ended with {process.poll()}; what it said is above"
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -83,16 +97,15 @@ def test_the_whole_run_learns_something(whole: Path) -> None:
 
 
 def test_killed_at_seeded_points(warm: Path, whole: Path, tmp_path: Path) -> None:
-    ks = [*sorted(random.Random(20).sample(range(1, all_calls(whole)), 6)), all_calls(whole)]
+    ks = [*sorted(random.Random(20).sample(range(1, all_calls(whole)), 4)), all_calls(whole)]
     for result in run_jobs(warm, tmp_path, "kill", ks):
         assert result["first"] == -9 and result["second"] == 0, result
         assert_same(tmp_path / str(result["k"]), whole)
 
 
 def test_torn_writes_and_full_disks(warm: Path, whole: Path, tmp_path: Path) -> None:
-    ks = [*sorted(random.Random(21).sample(range(1, all_calls(whole)), 1)), all_calls(whole)]
-    for fault, ends in (("torn", -9), ("full", 2)):
-        for result in run_jobs(warm, tmp_path / fault, fault, ks):
+    for fault, ends, k in (("torn", -9, random.Random(21).randrange(1, all_calls(whole))), ("full", 2, all_calls(whole))):
+        for result in run_jobs(warm, tmp_path / fault, fault, [k]):
             assert result["first"] == ends and result["second"] == 0, (fault, result)
             assert_same(tmp_path / fault / str(result["k"]), whole)
 
@@ -145,7 +158,7 @@ def test_the_runs_with_every_mechanism_use_them(mechanisms: tuple[str, Path]) ->
 
 def test_every_mechanism_resumes_to_the_same_bits(mechanisms: tuple[str, Path], warm: Path, tmp_path: Path) -> None:
     variant, run = mechanisms
-    ks = sorted(random.Random(22).sample(range(1, all_calls(run)), 2))
+    ks = sorted(random.Random(22).sample(range(1, all_calls(run)), 1 if variant == "rules" else 2))
     for result in run_jobs(warm, tmp_path, "kill", ks, variant):
         assert result["first"] == -9 and result["second"] == 0, result
         assert_same(tmp_path / str(result["k"]), run)

@@ -397,4 +397,4 @@ def _placed(recipe: Recipe) -> Placement:
         from longthink.clusters.ray import RayPlacement
 
         return RayPlacement(recipe)
-    return LocalPlacement(recipe.cluster.patience_s)
+    return LocalPlacement(recipe.cluster.patience_s, shard=recipe.cluster.shard)

@@ -20,16 +20,10 @@ __all__ = ["LocalPeer", "LocalPlacement"]
 class LocalPeer:
     """A process and the pipe to it."""
 
-    def __init__(self, name: str, make: Make, patience_s: float) -> None:
+    def __init__(self, name: str, make: Make, patience_s: float, *, shard: bool) -> None:
         context = multiprocessing.get_context("forkserver")  # which imports what they need once
-        context.set_forkserver_preload(
-            [
-                "longthink.clusters.workers",
-                "longthink.learners.sharded",
-                "torch._dynamo",
-                "transformers.tokenization_utils_tokenizers",
-            ]
-        )
+        sharding = ["longthink.learners.sharded"] * shard
+        context.set_forkserver_preload(["longthink.clusters.workers", "transformers.tokenization_utils_tokenizers", *sharding])
         self.name = name
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(theirs, make, patience_s), daemon=True)
@@ -67,12 +61,12 @@ class LocalPlacement:
 
     address = "127.0.0.1"
 
-    def __init__(self, patience_s: float) -> None:
-        self._patience_s = patience_s
+    def __init__(self, patience_s: float, *, shard: bool) -> None:
+        self._patience_s, self._shard = patience_s, shard
         self._started: list[LocalPeer] = []
 
     def start(self, name: str, make: Make) -> LocalPeer:
-        peer = LocalPeer(name, make, self._patience_s)
+        peer = LocalPeer(name, make, self._patience_s, shard=self._shard)
         self._started.append(peer)
         return peer
 

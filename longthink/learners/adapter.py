@@ -90,7 +90,7 @@ def plain(decoder: Decoder) -> Decoder:
     first = next(decoder.parameters())
     if not hasattr(first, "full_tensor") and not any(_adapters(decoder)):
         return decoder
-    copy = Decoder.hollow(decoder.config).to(first.dtype).to_empty(device=first.device).requires_grad_(False)
+    copy = Decoder.hollow(decoder.config, first.device).to(first.dtype).requires_grad_(False)
     for target, (_, source) in zip(copy.parameters(), merged(decoder), strict=True):
         target.copy_(source)
     copy.compute_dtype = decoder.compute_dtype

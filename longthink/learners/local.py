@@ -19,6 +19,7 @@ from longthink import storage
 from longthink.attention import Layout
 from longthink.errors import LearnerError
 from longthink.folder import fill, read_weights, write_weights
+from longthink.learners.adamw import AdamW
 from longthink.learners.adapter import attach, merged, read_adapter, switched_off, whole, write_adapter
 from longthink.learners.head import logprobs_and_entropy
 from longthink.learners.packing import Plan, microbatches
@@ -80,20 +81,15 @@ class LocalLearner:
         self.reference: Decoder | None = None
         self._rest = torch.device("cpu") if reference_on_host else self.device  # where it is while nobody needs it
         self.updates = 0
-        self.optimizer = self._fresh_optimizer()
+        self.optimizer = AdamW(self._trained())
 
     def _placed(self, decoder: Decoder) -> Decoder:
-        """The decoder on its device, cut over the mesh if there is one; a hollow one gets room."""
+        """The decoder on its device, cut over the mesh if there is one."""
         if self.mesh is not None:
             from longthink.learners.sharded import shard
 
             return shard(decoder, self.mesh, self.device)
-        hollow = next(decoder.parameters()).is_meta
-        return decoder.to_empty(device=self.device) if hollow else decoder.to(self.device)
-
-    def _fresh_optimizer(self) -> torch.optim.AdamW:
-        s = self.settings
-        return torch.optim.AdamW(self._trained(), lr=s.lr, betas=s.betas, weight_decay=s.weight_decay, fused=True)
+        return decoder.to(self.device)
 
     def _trained(self) -> list[torch.nn.Parameter]:
         """The parameters that updates move: all, or those of low-rank updates."""
@@ -101,14 +97,15 @@ class LocalLearner:
 
     def reset_optimizer(self) -> None:
         """Forget the moments and the position in the learning-rate schedule."""
-        self.optimizer, self.updates = self._fresh_optimizer(), 0
+        self.optimizer, self.updates = AdamW(self._trained()), 0
 
     def freeze_reference(self) -> None:
         """Copy the policy into the reference; with low-rank updates it is the base model, in its place."""
         if self.lora is not None:
             self.reference = self.decoder
             return
-        reference = self._placed(Decoder.hollow(self.decoder.config).to(next(self.decoder.parameters()).dtype))
+        hollow = Decoder.hollow(self.decoder.config, self.device if self.mesh is None else "meta")  # to_empty costs a second once
+        reference = self._placed(hollow.to(next(self.decoder.parameters()).dtype))
         reference.requires_grad_(False)
         for target, source in zip(reference.parameters(), self.decoder.parameters(), strict=True):
             target.copy_(source.detach())
@@ -226,7 +223,7 @@ class LocalLearner:
             assert batch.advantages is not None
             rows = np.unique(batch.row[batch.loss_mask & (batch.advantages != 0)])
         rows = rows[np.argsort(-batch.lengths[rows], kind="stable")]
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.forget_gradients()
         before = sums.copy()
         for plan in self._passes(batch, rows):
             micro = self._micro(batch, plan)
@@ -250,9 +247,7 @@ class LocalLearner:
                 "model.dtype = 'float32', or go on without such updates by learner.non_finite = 'skip'"
             )
         rate = learning_rate(self.updates, self.settings)
-        for group in self.optimizer.param_groups:
-            group.update(lr=rate, betas=self.settings.betas, weight_decay=self.settings.weight_decay)
-        self.optimizer.step()
+        self.optimizer.step(rate, self.settings.betas, self.settings.weight_decay)
         self.updates += 1
         sums.add("learner/grad_norm/mean", norm, 1)
         sums.add("learner/lr/mean", rate, 1)
@@ -327,8 +322,8 @@ class LocalLearner:
         if self.reference is not None and self.lora is None:
             storage.write_bytes(folder / "reference.tensors", save(_contiguous(self.reference.state_dict())))
         tensors: dict[str, Tensor] = {"updates": torch.tensor(self.updates)}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors.update({f"{index}.{key}": torch.as_tensor(value) for key, value in state.items()})
+        for index, state in enumerate(self.optimizer.state):
+            tensors.update({f"{index}.{key}": value for key, value in state.items()})
         storage.write_bytes(folder / "optimizer.tensors", save(_contiguous(tensors)))
 
     def load(self, folder: Path, *, optimizer: bool = True) -> None:
@@ -353,19 +348,10 @@ class LocalLearner:
         tensors = load_file(folder / "optimizer.tensors")
         self.updates = int(tensors.pop("updates"))
         if tensors:
-            state = self._optimizer_state()
+            state = self.optimizer.begin()
             for name, value in tensors.items():
                 index, key = name.split(".")
                 fill(state[int(index)][key], value)
-
-    def _optimizer_state(self) -> list[dict[str, Tensor]]:
-        """Each parameter's state, in order; zeros before the first step."""
-        parameters = self._trained()
-        for p in parameters:
-            if not self.optimizer.state[p]:
-                step = torch.zeros((), dtype=torch.float32, device=self.device)
-                self.optimizer.state[p] = {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
-        return [self.optimizer.state[p] for p in parameters]
 
     def _named(self, *, reference: bool, optimizer: bool) -> dict[str, Tensor]:
         """What a sharded checkpoint holds beside the weights, by name."""
@@ -374,7 +360,7 @@ class LocalLearner:
             assert self.reference is not None
             found |= {f"reference.{name}": p for name, p in self.reference.named_parameters()}
         names = [name for name, p in self.decoder.named_parameters() if p.requires_grad]
-        for name, state in zip(names, self._optimizer_state(), strict=True) if optimizer else ():
+        for name, state in zip(names, self.optimizer.begin(), strict=True) if optimizer else ():
             found |= {f"optimizer.{name}.{key}": value for key, value in state.items()}
         return found
 

@@ -86,6 +86,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
 
 
+@pytest.mark.usefixtures("drawn")
 def test_rows_in_are_rows_kept_and_rows_rejected_in_every_step(made: Path, tmp_path: Path) -> None:
     assert main(["curate", str(made), "--out", str(tmp_path / "out"), "--workers", "1"]) == 0
     nodes, steps = funnel(tmp_path / "out"), tmp_path / "out" / "steps"
@@ -183,6 +184,7 @@ def in_child(command: list[str], at: int) -> tuple[int, int]:
         return status, int(pipe.read() or 0)
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_run_killed_at_any_write_ends_as_one_that_was_not(made: Path, tmp_path: Path) -> None:
     command = ["curate", str(made), "--workers", "1", "--out"]
     status, calls = in_child([*command, str(tmp_path / "whole")], at=0)
@@ -196,7 +198,7 @@ def test_a_run_killed_at_any_write_ends_as_one_that_was_not(made: Path, tmp_path
 
 
 def test_a_killed_command_with_processes_goes_on(tmp_path: Path) -> None:
-    """SIGKILL of the whole process group, or a terminal's Ctrl-C, once so many shards are there."""
+    """A terminal's Ctrl-C, then SIGKILL of the whole process group, once so many shards are there."""
     jsonl(tmp_path / "a.jsonl", problems(240))
     text = [{"name": "a", "path": str(tmp_path / "a.jsonl")}]
     made = recipe(tmp_path / "r.toml", text, [{"kind": "extract"}, {"kind": "duplicates"}, {"kind": "split", "rows": 30}])
@@ -205,8 +207,8 @@ def test_a_killed_command_with_processes_goes_on(tmp_path: Path) -> None:
     (tmp_path / "curate.py").write_text(script)
     command = [sys.executable, str(tmp_path / "curate.py"), "curate", str(made), "--workers", "2", "--out"]
     subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    out = tmp_path / "out"
     for shards, how in ((30, signal.SIGINT), (50, signal.SIGKILL)):
-        out = tmp_path / str(shards)
         child = subprocess.Popen([*command, str(out)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
         while child.poll() is None and len(list(out.glob("steps/*/kept/*.jsonl"))) < shards:
             time.sleep(0.005)
@@ -215,8 +217,8 @@ def test_a_killed_command_with_processes_goes_on(tmp_path: Path) -> None:
         said = child.communicate()[0].decode()
         if how == signal.SIGINT:
             assert child.returncode == 130 and f"the same command goes on in {out}" in said and "Traceback" not in said
-        subprocess.run([*command, str(out)], check=True, capture_output=True)
-        assert contents(out) == contents(tmp_path / "whole")
+    subprocess.run([*command, str(out)], check=True, capture_output=True)
+    assert contents(out) == contents(tmp_path / "whole")
 
 
 def test_broken_rows_are_rejected_with_their_line_and_the_rest_goes_on(tmp_path: Path) -> None:
@@ -289,6 +291,7 @@ def test_a_wrong_recipe_says_what_to_mend(
     assert words in said and "Traceback" not in said
 
 
+@pytest.mark.full
 @pytest.mark.skipif(not DATA.is_dir(), reason="no local copy of the data")
 def test_the_local_recipe_finds_what_is_known_to_overlap(tmp_path: Path) -> None:
     """One AIME row of the sample is in MATH-500, one row of dsr_sub in OlympiadBench."""
