@@ -214,7 +214,19 @@ def test_an_ordinary_user_is_as_safe():
     python = shutil.which(f"python3.{sys.version_info.minor}", path="/usr/bin:/usr/local/bin")
     if python is None:
         pytest.skip("no Python of this version that every user can run")
-    command = [python, "-m", "pytest", __file__, "-q", "-x", "-p", "no:cacheprovider", "-k", "not ordinary_user and not numpy"]
+    command = [
+        python,
+        "-m",
+        "pytest",
+        __file__,
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        "--noconftest",
+        "-k",
+        "not ordinary_user and not numpy",
+    ]
     paths = os.pathsep.join([str(Path(__file__).parents[2]), *(p for p in sys.path if p.endswith("-packages"))])
     env = {"PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
     who = {"user": 65534, "group": 65534, "extra_groups": []}
