@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from longthink.errors import RecipeError, nearest
 
-__all__ = ["Part", "load_part"]
+__all__ = ["Part", "explain", "load_part"]
 
 NOT_KINDS = ("__init__", "base", "pool", "worker")  # what else lies in a family's folder
 
@@ -62,13 +62,30 @@ def load_part(base: type[P], table: dict[str, Any], where: str = "") -> P:
         return part.model_validate_json(json.dumps(fields, default=str), strict=True)
     except ValidationError as e:
         where = f"{where or base.__module__.split('.')[-2]}, kind {kind}"
-        raise RecipeError("\n".join(f"{where}: {_explain(part, error)}" for error in e.errors())) from None
+        raise RecipeError("\n".join(f"{where}: {explain(error, part)}" for error in e.errors())) from None
 
 
-def _explain(part: type[Part], error: Mapping[str, Any]) -> str:
-    """One sentence for one pydantic error, naming the nearest field for an unknown one."""
-    key = ".".join(str(p) for p in error["loc"])
+def explain(error: Mapping[str, Any], model: type[BaseModel]) -> str:
+    """One sentence for one pydantic error, naming the nearest key for an unknown one."""
+    location = [str(part) for part in error["loc"]]
+    key = ".".join(location)
     if error["type"] == "extra_forbidden":
-        return f"unknown key {key}; {nearest(key, list(part.model_fields))}"
+        return f"unknown key {key}; {nearest(location[-1], _keys_at(location[:-1], model))}"
+    if error["type"] == "missing":
+        return f"{key} is missing"
+    if error["type"] in ("tuple_type", "list_type") and isinstance(error["input"], dict):
+        return f"{key} is one table; expected a list of them: write [[{key}]]"
     said = str(error["msg"]).removeprefix("Value error, ")
     return f"{key}: {said}, got {error['input']!r}" if key else said
+
+
+def _keys_at(path: list[str], model: Any) -> list[str]:
+    """The keys the table at `path` may have."""
+    for part in path:
+        if part.isdigit():
+            continue
+        annotation = model.model_fields[part].annotation
+        model = next((a for a in (annotation, *getattr(annotation, "__args__", ())) if hasattr(a, "model_fields")), None)
+        if model is None:
+            return []
+    return sorted(model.model_fields)

@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from longthink.contradictions import contradiction
 from longthink.errors import RecipeError, nearest
+from longthink.part import explain
 from longthink.staging import CHANGEABLE, Rule, Stage
 from longthink.study import StudySettings
 from longthink.tables import (
@@ -34,7 +35,7 @@ from longthink.tables import (
 )
 from longthink.tools.settings import ToolSettings
 
-__all__ = ["Recipe", "explain", "load_recipe", "load_study", "override", "parse_recipe", "profiles", "read_table"]
+__all__ = ["Recipe", "load_recipe", "load_study", "override", "parse_recipe", "profiles", "read_table"]
 
 
 FIXED = {
@@ -129,7 +130,7 @@ class Recipe(Table):
         try:
             return Recipe.model_validate_json(json.dumps(table, default=str), strict=True)
         except ValidationError as e:
-            raise ValueError("; ".join(explain(dict(error)) for error in e.errors())) from None
+            raise ValueError("; ".join(explain(error, Recipe) for error in e.errors())) from None
 
     @property
     def domains(self) -> tuple[DomainSettings, ...]:
@@ -228,7 +229,7 @@ def _study(table: dict[str, Any], where: str) -> StudySettings | None:
     try:
         return None if found is None else StudySettings.model_validate_json(json.dumps(found, default=str), strict=True)
     except ValidationError as e:
-        raise RecipeError("\n".join(f"{where}: study: {explain(dict(error), StudySettings)}" for error in e.errors())) from None
+        raise RecipeError("\n".join(f"{where}: study: {explain(error, StudySettings)}" for error in e.errors())) from None
 
 
 def _merge(table: dict[str, Any], changes: Mapping[str, Any]) -> None:
@@ -258,7 +259,7 @@ def parse_recipe(table: dict[str, Any], where: str) -> Recipe:
         # JSON mode: strict, yet a TOML list may fill a tuple
         return Recipe.model_validate_json(json.dumps(table, default=str), strict=True)
     except ValidationError as e:
-        raise RecipeError("\n".join(f"{where}: {explain(dict(error))}" for error in e.errors())) from None
+        raise RecipeError("\n".join(f"{where}: {explain(error, Recipe)}" for error in e.errors())) from None
 
 
 def override(table: dict[str, Any], text: str) -> None:
@@ -280,29 +281,3 @@ def override(table: dict[str, Any], text: str) -> None:
         at[last] = parsed
     except (KeyError, IndexError, AttributeError, TypeError):
         raise RecipeError(f"--set {text}: there is no {key} in the recipe") from None
-
-
-def explain(error: dict[str, Any], model: type[Table] = Recipe) -> str:
-    """One sentence for one pydantic error, naming the nearest key for an unknown one."""
-    location = [str(part) for part in error["loc"]]
-    key = ".".join(location)
-    if error["type"] == "extra_forbidden":
-        return f"unknown key {key}; {nearest(location[-1], _keys_at(location[:-1], model))}"
-    if error["type"] == "missing":
-        return f"{key} is missing"
-    if error["type"] in ("tuple_type", "list_type") and isinstance(error["input"], dict):
-        return f"{key} is one table; expected a list of them: write [[{key}]]"
-    message = str(error["msg"]).removeprefix("Value error, ")
-    return message if not key else f"{key}: {message}, got {error['input']!r}"
-
-
-def _keys_at(path: list[str], model: Any) -> list[str]:
-    """The keys the table at `path` may have."""
-    for part in path:
-        if part.isdigit():
-            continue
-        annotation = model.model_fields[part].annotation
-        model = next((a for a in (annotation, *getattr(annotation, "__args__", ())) if hasattr(a, "model_fields")), None)
-        if model is None:
-            return []
-    return sorted(model.model_fields)

@@ -10,8 +10,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from longthink.curation.steps.base import Step
 from longthink.errors import RecipeError, nearest
-from longthink.part import load_part
-from longthink.recipe import explain, override, read_table
+from longthink.part import explain, load_part
+from longthink.recipe import override, read_table
 from longthink.tables import Table
 
 __all__ = ["Curation", "Output", "Source", "load_curation"]
@@ -116,7 +116,7 @@ def load_curation(path: Path, overrides: Sequence[str] = ()) -> Curation:
     try:
         found = Curation.model_validate_json(json.dumps(table, default=str), strict=True)
     except ValidationError as e:
-        raise RecipeError("\n".join(f"{path}: {explain(dict(error), Curation)}" for error in e.errors())) from None
+        raise RecipeError("\n".join(f"{path}: {explain(error, Curation)}" for error in e.errors())) from None
     names = [source.name for source in found.source]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise RecipeError(f"{path}: two sources are called {twice[0]!r}; give one another name")
