@@ -20,7 +20,7 @@ from longthink.types import Request, Rollout, RolloutId, Sampling
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "benchmarks" / "results" / "tools.md"
-MODEL = Path("runs/tool_mini/run/seed_0/checkpoints/step_000040")
+MODEL = Path("runs/tool_mini/run/seed_0/checkpoints/step_000064")
 GROUPS, SAMPLES = 16, 16
 
 
