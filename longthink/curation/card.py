@@ -44,7 +44,13 @@ def write_card(recipe: Curation, folder: Path, funnel: Sequence[Mapping[str, Any
 def _sketches(shards: Shards) -> Iterator[dict[str, Any]]:
     """What the card shows of each row."""
     for row in (row for row in shards.rows() if row.answer is not None):
-        yield {"source": row.source, "licence": row.licence, "characters": len(row.question), "pass_rate": _rate(row)}
+        yield {
+            "source": row.source,
+            "licence": row.licence,
+            "characters": len(row.question),
+            "pass_rate": _rate(row),
+            "responses": [len(r["text"]) for r in fact(row, "responses") or ()],
+        }
 
 
 def _suspects(steps: Path, funnel: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str, str, str]]:
@@ -79,6 +85,8 @@ def _rate(row: Row) -> float | None:
 def _head(recipe: Curation, rows: Sequence[Mapping[str, Any]], splits: Counts) -> list[str]:
     sources = Counter((row["source"], row["licence"]) for row in rows)
     sizes = ", ".join(f"{count:,} rows of {split}" for split, count in splits.items())
+    responses = sum(len(row["responses"]) for row in rows)
+    sizes += f", with {responses:,} responses to fine-tune on" if responses else ""
     return [
         f"# {recipe.name}",
         "",
@@ -120,6 +128,7 @@ def _exhibits(funnel: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, A
     steps = [(node["name"], node["kept"], node["rejected"]) for node in funnel]
     sources = sorted(Counter(row["source"] for row in rows).items())
     lengths = [int(row["characters"]) for row in rows]
+    responses = [length for row in rows for length in row["responses"]]
     rates = [float(row["pass_rate"]) for row in rows if row["pass_rate"] is not None]
     said = ("step", "kept", "dropped")
     made = [
@@ -130,6 +139,8 @@ def _exhibits(funnel: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, A
     ]
     if lengths:
         made.append(_histogram("lengths", "Length of questions", "characters", lengths))
+    if responses:
+        made.append(_histogram("responses", "Length of responses", "characters", responses))
     if rates:
         made.append(_histogram("difficulty", "Pass rate of the model that was asked", "share of samples that are right", rates))
     return made

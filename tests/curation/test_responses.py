@@ -68,6 +68,12 @@ def test_a_teacher_is_asked_verified_and_chosen_from_and_nothing_is_asked_twice(
         assert r["response"] == f"So \\boxed{{{r['answer']}}}" and r["tokens"] == 2 and r["step"] == "distill"
         assert r["model"] == endpoint.address and "Let's think" not in r["prompt"][0]["content"]
     assert "responses" not in found["kept"][0]["facts"]["distill"]
+    card, figures = (tmp_path / "c" / "out" / "card.md").read_text(), tmp_path / "c" / "out" / "figures"
+    assert (
+        f"{len(found['kept'])} rows of train, with {len(told)} responses to fine-tune on" in card
+        and "figures/responses.png" in card
+    )
+    assert (figures / "responses.csv").read_text().splitlines()[0] == "characters from,to,rows"
     asked = endpoint.asked()
     assert asked == 5 * 4 + 1
     curated(tmp_path / "c", rows, [step | {"keep": 2, "similar": 1.0, "order": "short"}])
