@@ -107,18 +107,20 @@ def rules(first: Sequence[int], half: float, *, raised: int = 0, confidence: flo
     wanted = (len(first) * half / z) ** 2
     counts = Counter(first)
     more = 2.0 ** (raised / STEPS)
-    found = {own: Rule(more * _scale(counts - Counter([own]), wanted * (len(first) - 1) / len(first)), most) for own in counts}
+    others = {own: tuple(sorted((counts - Counter([own])).items())) for own in counts}
+    found = {own: Rule(more * _scale(others[own], wanted * (len(first) - 1) / len(first)), most) for own in counts}
     return [found[solved] for solved in first]
 
 
-def _scale(others: Counter[int], wanted: float) -> float:
-    """The least scale at which the variances of these problems add up to no more than is wanted."""
-    if not others.total():
+@lru_cache(maxsize=1024)
+def _scale(others: tuple[tuple[int, int], ...], wanted: float) -> float:
+    """The least scale at which the variances of so many problems, with so many solved, add up to no more than is wanted."""
+    if not others:
         return MOST / 0.5
     step = 0
     while True:
         scale = float(2.0 ** (step / STEPS))
-        spread = ((c * (FIRST - c) / FIRST / (FIRST - 1), _deviation(FIRST, c), many) for c, many in others.items())
+        spread = ((c * (FIRST - c) / FIRST / (FIRST - 1), _deviation(FIRST, c), many) for c, many in others)
         if math.fsum(many * s2 / max(FIRST, scale * deviation) for s2, deviation, many in spread) <= wanted or scale > 2 * MOST:
             return scale
         step += 1
