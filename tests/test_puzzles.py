@@ -23,19 +23,25 @@ def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def test_the_same_seed_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = write_puzzles(tmp_path / "a.jsonl", QUICK, 4, 7)
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four problems of each quick task, seed 7."""
+    path = tmp_path_factory.mktemp("written") / "a.jsonl"
+    said = write_puzzles(path, QUICK, 4, 7)
+    assert said == f"{path}: {4 * len(QUICK)} problems, 4 of each of {len(QUICK)} tasks, seed 7"
+    assert list(path.parent.iterdir()) == [path]
+    return path
+
+
+def test_the_same_seed_gives_the_same_bytes(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONHASHSEED", "12345")
     write_puzzles(tmp_path / "new" / "b.jsonl", QUICK, 4, 7)
-    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "new" / "b.jsonl").read_bytes()
-    assert said == f"{tmp_path / 'a.jsonl'}: {4 * len(QUICK)} problems, 4 of each of {len(QUICK)} tasks, seed 7"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "new"]
+    assert written.read_bytes() == (tmp_path / "new" / "b.jsonl").read_bytes()
 
 
-def test_rows_are_what_the_verifier_reads(tmp_path: Path) -> None:
-    write_puzzles(tmp_path / "a.jsonl", QUICK, 3, 0)
-    found = rows(tmp_path / "a.jsonl")
-    assert [row["gold"]["task"] for row in found] == [task for task in QUICK for _ in range(3)]
+def test_rows_are_what_the_verifier_reads(written: Path) -> None:
+    found = rows(written)
+    assert [row["gold"]["task"] for row in found] == [task for task in QUICK for _ in range(4)]
     for row in found:
         assert set(row) == {"prompt", "category", "gold"} and set(row["gold"]["entry"]) == {"question", "answer", "metadata"}
         assert row["prompt"] == row["gold"]["entry"]["question"]

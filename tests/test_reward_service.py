@@ -202,13 +202,13 @@ def test_a_row_too_large_for_a_request_costs_itself_alone(start: Start, monkeypa
     assert found[3].detail["why"].startswith("413")
 
 
-@pytest.mark.parametrize("length", ["\u00b2".encode("latin-1"), b"9" * 5000, b"-1", b"1.5", b""])
-def test_a_length_that_is_no_number_is_refused(start: Start, length: bytes) -> None:
+def test_a_length_that_is_no_number_is_refused(start: Start) -> None:
     server = start()
-    with socket.create_connection(("127.0.0.1", server.port)) as client:
-        client.sendall(b"POST /verify HTTP/1.1\r\nContent-Length: " + length + b"\r\n\r\n")
-        assert client.recv(99).split()[1] in (b"411", b"413")
-    assert server.ask("GET", "/health")[0] == 200
+    for length in ("\u00b2".encode("latin-1"), b"9" * 5000, b"-1", b"1.5", b""):
+        with socket.create_connection(("127.0.0.1", server.port)) as client:
+            client.sendall(b"POST /verify HTTP/1.1\r\nContent-Length: " + length + b"\r\n\r\n")
+            assert client.recv(99).split()[1] in (b"411", b"413"), length
+        assert server.ask("GET", "/health")[0] == 200
 
 
 def test_no_server_at_the_start_or_a_foreign_one_is_an_error(monkeypatch: pytest.MonkeyPatch, start: Start) -> None:

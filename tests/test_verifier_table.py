@@ -5,6 +5,8 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from longthink.rewards.math import Math
 
 FILE = Path(__file__).resolve().parents[1] / "benchmarks" / "pairs.jsonl"
@@ -36,14 +38,16 @@ def test_no_pair_is_there_twice() -> None:
     assert [key for key, count in counts.items() if count > 1] == []
 
 
-def test_our_grader_agrees_and_accepts_no_hack() -> None:
-    reward = Math()
-    scores = [reward.grade(pair["response"], pair["gold"]).score for pair in PAIRS]
-    accepted = [pair["response"] for pair, score in zip(PAIRS, scores, strict=True) if is_hack(pair) and score == 1.0]
+@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.full) for part in (1, 2))])
+def test_our_grader_agrees_and_accepts_no_hack(part: int) -> None:
+    """A third of the pairs, and all of them with `make test-full`."""
+    reward, pairs = Math(), PAIRS[part::3]
+    scores = [reward.grade(pair["response"], pair["gold"]).score for pair in pairs]
+    accepted = [pair["response"] for pair, score in zip(pairs, scores, strict=True) if is_hack(pair) and score == 1.0]
     missed = [
         (pair["gold"], pair["response"])
-        for pair, score in zip(PAIRS, scores, strict=True)
+        for pair, score in zip(pairs, scores, strict=True)
         if score is None or (score == 1.0) != pair["right"]
     ]
     assert accepted == []
-    assert len(missed) <= 0.01 * len(PAIRS), missed
+    assert len(missed) <= 0.01 * len(pairs), missed
