@@ -74,7 +74,8 @@ def explain(error: Mapping[str, Any], model: type[BaseModel]) -> str:
     if error["type"] == "missing":
         return f"{key} is missing"
     if error["type"] in ("tuple_type", "list_type") and isinstance(error["input"], dict):
-        return f"{key} is one table; expected a list of them: write [[{key}]]"
+        how = f"write [[{key}]]" if len(location) == 1 and not issubclass(model, Part) else f"write {location[-1]} = [ ... ]"
+        return f"{key} is one table; expected a list: {how}"
     said = str(error["msg"]).removeprefix("Value error, ")
     return f"{key}: {said}, got {error['input']!r}" if key else said
 
@@ -88,4 +89,4 @@ def _keys_at(path: list[str], model: Any) -> list[str]:
         model = next((a for a in (annotation, *getattr(annotation, "__args__", ())) if hasattr(a, "model_fields")), None)
         if model is None:
             return []
-    return sorted(model.model_fields)
+    return sorted(field.alias or name for name, field in model.model_fields.items())

@@ -48,8 +48,11 @@ def run_jobs(warm: Path, root: Path, fault: str, ks: list[int], variant: str = "
     assert process.stdin is not None and process.stdout is not None
     process.stdin.write(json.dumps([str(warm), str(root), variant, fault, ks]) + "\n")
     process.stdin.flush()
-    found: list[dict[str, int]] = json.loads(process.stdout.readline() or "[]")
-    assert [one["k"] for one in found] == ks, f"the runner ended with {process.poll()}; what it said is above"
+    if not (line := process.stdout.readline()):
+        runner.cache_clear()
+        pytest.fail(f"the runner ended with {process.wait()}; what it said is above")
+    found: list[dict[str, int]] = json.loads(line)
+    assert [one["k"] for one in found] == ks
     return found
 
 

@@ -22,7 +22,7 @@ class LocalPeer:
 
     def __init__(self, name: str, make: Make, patience_s: float, *, shard: bool) -> None:
         context = multiprocessing.get_context("forkserver")  # which imports what they need once
-        sharding = ["longthink.learners.sharded"] * shard
+        sharding = ["longthink.learners.sharded", "torch._dynamo"] * shard  # which cutting a model up imports
         context.set_forkserver_preload(["longthink.clusters.workers", "transformers.tokenization_utils_tokenizers", *sharding])
         self.name = name
         self.connection, theirs = context.Pipe()

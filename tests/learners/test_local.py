@@ -633,7 +633,8 @@ def test_learning_rate_cosine_ends_at_the_floor_and_stays_there():
 def test_the_schedule_reaches_the_optimizer():
     settings = SETTINGS.model_copy(update={"warmup_updates": 4, "minibatch_prompts": 0, "epochs": 1, "weight_decay": 0.0})
     made, batch, loss = learner(settings), make_batch(), LossSettings()
-    rates = []
+    rates, given, taken = [], [], made.optimizer.step
+    made.optimizer.step = lambda rate, *rest: (given.append(rate), taken(rate, *rest))
     for _ in range(5):
         before = [p.detach().clone() for p in made.decoder.parameters()]
         row = made.update(made.logprobs(batch, loss, TEMPERATURE), loss, TEMPERATURE).means()
@@ -641,7 +642,7 @@ def test_the_schedule_reaches_the_optimizer():
         if len(rates) == 1:  # Adam's first step has the size of the rate
             moved = [(p - q).abs().max().item() for p, q in zip(made.decoder.parameters(), before, strict=True)]
             assert max(moved) == pytest.approx(rates[0], rel=1e-3)
-    assert rates == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3, 1e-3, 1e-3])
+    assert rates == given == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3, 1e-3, 1e-3])
 
 
 def test_a_stages_rate_takes_the_place_of_the_recipes():
