@@ -144,4 +144,4 @@ def test_no_problem_is_evaluated_twice(split: str) -> None:
 
 def test_more_problems_than_there_are_is_said() -> None:
     with pytest.raises(TaskError, match="distinct problems; ask for fewer"):
-        TASK.problem("test", 5000)
+        Countdown(count=2, high=6, min_target=2).problem("test", 500)

@@ -166,7 +166,7 @@ def whole(tool_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_killed_at_seeded_points_it_resumes_to_the_same_bits(tool_folder: Path, whole: Path, tmp_path: Path) -> None:
-    ks = sorted(random.Random(22).sample(range(1, all_calls(whole)), 2))
+    ks = sorted(random.Random(22).sample(range(1, all_calls(whole)), 1))
     for result in run_jobs(tool_folder, tmp_path, "kill", ks, "tools"):
         assert result["first"] == -9 and result["second"] == 0, result
         assert_same(tmp_path / str(result["k"]), whole)
