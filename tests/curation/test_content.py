@@ -74,8 +74,9 @@ def test_precision_and_recall_on_questions_set_aside() -> None:
         assert right + lost >= 80
 
 
-def test_texts_made_to_be_slow_are_not() -> None:
-    """Thirty hostile texts within 60 CPU seconds: a pattern that is not linear would take hours over one."""
+@pytest.mark.parametrize("count", [30, pytest.param(60, marks=pytest.mark.full)])
+def test_texts_made_to_be_slow_are_not(count: int) -> None:
+    """Hostile texts within 60 CPU seconds: a pattern that is not linear would take hours over one."""
     code = "import json, sys\nfrom longthink.curation.content import kinds\nfor text in json.load(sys.stdin): list(kinds(text))\n"
     draw, pieces = (
         random.Random(0),
@@ -100,7 +101,7 @@ def test_texts_made_to_be_slow_are_not() -> None:
         ],
     )
     texts = [piece * (10_000 // len(piece)) for piece in pieces]
-    texts += ["".join(draw.choices(pieces, k=5_000)) for _ in range(30 - len(texts))]
+    texts += ["".join(draw.choices(pieces, k=5_000)) for _ in range(count - len(texts))]
     subprocess.run(
         [sys.executable, "-c", code],
         input=json.dumps(texts),

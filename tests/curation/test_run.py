@@ -185,12 +185,13 @@ def in_child(command: list[str], at: int) -> tuple[int, int]:
 
 
 @pytest.mark.usefixtures("drawn")
-def test_a_run_killed_at_any_write_ends_as_one_that_was_not(made: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("points", [2, pytest.param(24, marks=pytest.mark.full)])
+def test_a_run_killed_at_any_write_ends_as_one_that_was_not(made: Path, tmp_path: Path, points: int) -> None:
     command = ["curate", str(made), "--workers", "1", "--out"]
     status, calls = in_child([*command, str(tmp_path / "whole")], at=0)
     assert status == 0 and calls > 100
     whole = contents(tmp_path / "whole")
-    for at in sorted(random.Random(5).sample(range(1, calls), 2)):
+    for at in sorted(random.Random(5).sample(range(1, calls), points)):
         out = str(tmp_path / str(at))
         assert in_child([*command, out], at)[0] == 9
         assert in_child([*command, out], 0)[0] == 0

@@ -363,8 +363,9 @@ def test_no_text_raises(text: str) -> None:
         assert verdict.score is not None and 0.0 <= verdict.score <= 1.0
 
 
+@pytest.mark.parametrize("length", [100_000, pytest.param(1_000_000, marks=pytest.mark.full)])
 @pytest.mark.parametrize("piece", HOSTILE)
-def test_long_texts_are_read_once(piece: str) -> None:
-    text = piece * (100_000 // len(piece)) + ")b."
+def test_long_texts_are_read_once(piece: str, length: int) -> None:
+    text = piece * (length // len(piece)) + ")b."
     verdict = Instructions(credit="fraction").grade(text, gold(*CHECKS))
     assert verdict.status == "ok" and verdict.score < 1.0
